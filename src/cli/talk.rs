@@ -1,0 +1,114 @@
+//! What people see while a command runs: stdout is data, stderr is talk.
+
+use std::{
+    io::{IsTerminal, Write},
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+/// Where a command's words go.
+pub struct Talk {
+    quiet: bool,
+    json: bool,
+    start: Instant,
+}
+
+impl Talk {
+    pub fn new(quiet: bool, json: bool) -> Self {
+        Self { quiet, json, start: Instant::now() }
+    }
+
+    /// A line of talk.
+    pub fn say(&self, line: impl std::fmt::Display) {
+        if !self.quiet {
+            // A reader that went away is no reason to stop working.
+            let _ = writeln!(std::io::stderr(), "{line}");
+        }
+    }
+
+    /// An error with its causes, in one paragraph.
+    pub fn error(&self, error: &anyhow::Error) {
+        let mut causes: Vec<String> = Vec::new();
+        for cause in error.chain().map(ToString::to_string) {
+            // Transparent errors repeat their cause's words.
+            if causes.last().is_none_or(|last| !last.contains(&cause)) {
+                causes.push(cause);
+            }
+        }
+        let _ = writeln!(std::io::stderr(), "error: {}", causes.join(": "));
+    }
+
+    /// A result: as JSON if asked, else as the text given.
+    pub fn result(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+        let text = if self.json { serde_json::to_string_pretty(value)? } else { text() };
+        match writeln!(std::io::stdout(), "{text}") {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Time since the command began.
+    pub fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// A bar over `total` tokens on a terminal; on a pipe, nothing but the lines that [`Talk::say`] writes.
+    pub fn tokens(&self, total: u64) -> Progress {
+        let bar = if self.quiet || !std::io::stderr().is_terminal() {
+            ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden())
+        } else {
+            ProgressBar::new(total)
+        };
+        let style = ProgressStyle::with_template("{msg:10} {wide_bar} {human_pos}/{human_len} tokens · {per_sec} · {eta} left")
+            .expect("the template is constant")
+            .progress_chars("━╸─");
+        bar.set_style(style);
+        bar.enable_steady_tick(Duration::from_millis(250));
+        Progress { bar, visible: !self.quiet }
+    }
+}
+
+/// A running count of tokens.
+pub struct Progress {
+    bar: ProgressBar,
+    visible: bool,
+}
+
+impl Progress {
+    pub fn now(&self, what: impl std::fmt::Display) {
+        self.bar.set_message(what.to_string());
+    }
+
+    pub fn advance(&self, tokens: u64) {
+        self.bar.inc(tokens);
+    }
+
+    /// Counts tokens that were done in an earlier run, so that rate and time left speak of this one.
+    pub fn skip(&self, tokens: u64) {
+        self.bar.set_length(self.bar.length().unwrap_or(0).saturating_sub(tokens));
+    }
+
+    /// A line above the bar.
+    pub fn line(&self, line: impl std::fmt::Display) {
+        if self.visible {
+            if self.bar.is_hidden() {
+                let _ = writeln!(std::io::stderr(), "{line}");
+            } else {
+                self.bar.println(line.to_string());
+            }
+        }
+    }
+
+    pub fn end(self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// `1,234,567`.
+pub fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|g| std::str::from_utf8(g).expect("digits")).collect();
+    groups.join(",")
+}

@@ -1,0 +1,119 @@
+//! `jsonl:PATH`: one JSON object a line with a text field; a file per language, or one file with a language field.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+
+use super::{
+    Corpus, CorpusError, CorpusOptions, Documents, Raw, Split,
+    files::{LanguageFiles, Lines, Place},
+    identity,
+};
+use crate::language::{LanguageCode, Registry};
+
+/// Names under which a row may say its language.
+pub const LANGUAGE_FIELDS: [&str; 3] = ["language", "lang", "code"];
+
+struct JsonLines {
+    id: String,
+    field: String,
+    place: Place,
+}
+
+pub fn open(path: &Path, options: &CorpusOptions) -> Result<Box<dyn Corpus>, CorpusError> {
+    let field = options.text_column.clone().unwrap_or_else(|| "text".to_owned());
+    let place = if path.is_dir() {
+        Place::Folder(LanguageFiles::find(path, &[".jsonl", ".ndjson"], "CODE.jsonl, CODE.jsonl.gz or CODE.jsonl.zst")?)
+    } else {
+        Place::File { path: path.to_owned(), languages: languages(path)? }
+    };
+    Ok(Box::new(JsonLines { id: identity("jsonl", path), field, place }))
+}
+
+fn languages(path: &Path) -> Result<BTreeSet<LanguageCode>, CorpusError> {
+    let mut languages = BTreeSet::new();
+    for row in rows(path)? {
+        let (line, row) = row?;
+        languages.insert(language_of(path, line, &row)?);
+    }
+    if languages.is_empty() {
+        return Err(CorpusError::NoLanguages { path: path.to_owned(), wanted: "a row with a language", ignored: vec![] });
+    }
+    Ok(languages)
+}
+
+fn language_of(path: &Path, line: u64, row: &Value) -> Result<LanguageCode, CorpusError> {
+    let wrong = |problem| CorpusError::Json { path: path.to_owned(), line, problem };
+    let spelling = LANGUAGE_FIELDS.iter().find_map(|field| row.get(*field)).and_then(Value::as_str);
+    let spelling = spelling.ok_or_else(|| wrong(format!("no field of {LANGUAGE_FIELDS:?} says its language")))?;
+    Registry::builtin().resolve(spelling).map(|language| language.code).map_err(|error| wrong(error.to_string()))
+}
+
+fn rows(path: &Path) -> Result<impl Iterator<Item = Result<(u64, Value), CorpusError>> + Send + use<>, CorpusError> {
+    let path = path.to_owned();
+    let numbered = Lines::open(&path)?.zip(1u64..);
+    Ok(numbered.filter_map(move |(line, number)| {
+        let line = match line {
+            Ok(line) => line,
+            Err(error) => return Some(Err(error)),
+        };
+        let text = String::from_utf8_lossy(line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&line));
+        if text.trim().is_empty() {
+            return None;
+        }
+        let wrong = |problem: String| CorpusError::Json { path: path.clone(), line: number, problem };
+        Some(serde_json::from_str(&text).map(|row| (number, row)).map_err(|error| wrong(format!("not JSON: {error}"))))
+    }))
+}
+
+/// The texts of one file's rows, of one language or of all.
+fn texts(
+    path: PathBuf,
+    field: String,
+    only: Option<LanguageCode>,
+) -> Result<impl Iterator<Item = Result<Raw, CorpusError>> + Send, CorpusError> {
+    Ok(rows(&path)?.filter_map(move |row| {
+        let (line, row) = match row {
+            Ok(row) => row,
+            Err(error) => return Some(Err(error)),
+        };
+        match only.map(|wanted| language_of(&path, line, &row).map(|language| language == wanted)) {
+            Some(Err(error)) => return Some(Err(error)),
+            Some(Ok(false)) => return None,
+            Some(Ok(true)) | None => {}
+        }
+        let text = row.get(&field).and_then(Value::as_str).map(|text| Raw::Bytes(text.as_bytes().to_vec()));
+        Some(text.ok_or_else(|| CorpusError::Json {
+            path: path.clone(),
+            line,
+            problem: format!("has no string field `{field}`; name it with --text-column"),
+        }))
+    }))
+}
+
+impl Corpus for JsonLines {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn languages(&self) -> Vec<LanguageCode> {
+        self.place.languages()
+    }
+
+    fn unit(&self) -> &'static str {
+        "row"
+    }
+
+    fn documents(&self, language: LanguageCode, split: Split) -> Result<Documents, CorpusError> {
+        let (files, only) = self.place.of(&self.id, language)?;
+        let field = self.field.clone();
+        let rows = files.into_iter().flat_map(move |path| match texts(path, field.clone(), only) {
+            Ok(rows) => Box::new(rows) as Box<dyn Iterator<Item = _> + Send>,
+            Err(error) => Box::new(std::iter::once(Err(error))),
+        });
+        Ok(Documents::new(split, rows))
+    }
+}

@@ -1,0 +1,234 @@
+//! The FFN's non-linearity, its product with the up projection, and the counting of active neurons, in one pass.
+
+use std::{cell::RefCell, ops::Range};
+
+use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    observer::{Observer, Tally},
+    simd::{exp, vectorised},
+};
+
+/// A non-linearity that keeps the sign of its input's positive part: a neuron is active where its gate is positive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `x · σ(x)`.
+    Silu,
+}
+
+impl Activation {
+    /// By differentiable operators.
+    pub(super) fn forward(self, gate: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Silu => candle_nn::ops::silu(gate),
+        }
+    }
+
+    #[inline(always)]
+    fn value(self, x: f32) -> f32 {
+        match self {
+            Self::Silu => x / (1.0 + exp(-x)),
+        }
+    }
+}
+
+/// `act(gate) · up`, written over `up`; what the observer wants to see is seen in the same pass.
+pub fn gated(gate: &Tensor, up: Tensor, act: Activation, layer: usize, observer: &mut dyn Observer) -> Result<Tensor> {
+    if !on_cpu(gate) {
+        observe(gate, act, layer, observer)?;
+        return act.forward(gate)? * up;
+    }
+    let tally = observer.tally();
+    let counts_itself = tally.is_some();
+    up.inplace_op2(gate, &GatedOp { act, layer, tally: RefCell::new(tally) })?;
+    if !counts_itself {
+        observer.gate(layer, gate)?;
+    }
+    Ok(up)
+}
+
+/// Shows a gate to the observer without computing anything else.
+pub fn observe(gate: &Tensor, act: Activation, layer: usize, observer: &mut dyn Observer) -> Result<()> {
+    let Some(tally) = observer.tally() else { return observer.gate(layer, gate) };
+    let gate = gate.to_dtype(DType::F32)?.to_device(&candle_core::Device::Cpu)?.contiguous()?;
+    let (_, seq, width) = gate.dims3()?;
+    let (storage, layout) = gate.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else { candle_core::bail!("the gate was moved to the CPU") };
+    let gate = slice(storage, layout)?;
+    let windows = gate.chunks(seq * width).enumerate();
+    let pieces: Vec<_> = windows.flat_map(|(row, gate)| gate.chunks(PIECE * width).map(move |gate| (row, gate))).collect();
+    let sums = pieces.into_par_iter().map(|(row, gate)| (row, Sums::new(act, width, gate))).collect();
+    tally.add(layer, width, sums);
+    Ok(())
+}
+
+fn on_cpu(gate: &Tensor) -> bool {
+    gate.device().is_cpu() && gate.dtype() == DType::F32 && gate.is_contiguous()
+}
+
+struct GatedOp<'a> {
+    act: Activation,
+    layer: usize,
+    tally: RefCell<Option<&'a mut Tally>>,
+}
+
+impl candle_core::InplaceOp2 for GatedOp<'_> {
+    fn name(&self) -> &'static str {
+        "gated-activation"
+    }
+
+    fn cpu_fwd(&self, up: &mut CpuStorage, up_layout: &Layout, gate: &CpuStorage, gate_layout: &Layout) -> Result<()> {
+        let (_, seq, width) = gate_layout.shape().dims3()?;
+        let gate = slice(gate, gate_layout)?;
+        let range = contiguous(up_layout)?;
+        let CpuStorage::F32(up) = up else { candle_core::bail!("the up projection is not f32") };
+        let up = &mut up[range];
+        let act = self.act;
+        match self.tally.borrow_mut().as_deref_mut() {
+            None => up
+                .par_chunks_mut(PIECE * width)
+                .zip(gate.par_chunks(PIECE * width))
+                .for_each(|(up, gate)| multiply(act, up, gate)),
+            Some(tally) => {
+                let windows = up.chunks_mut(seq * width).zip(gate.chunks(seq * width)).enumerate();
+                let pieces: Vec<_> = windows
+                    .flat_map(|(row, (up, gate))| {
+                        up.chunks_mut(PIECE * width).zip(gate.chunks(PIECE * width)).map(move |piece| (row, piece))
+                    })
+                    .collect();
+                let sums = pieces
+                    .into_par_iter()
+                    .map(|(row, (up, gate))| (row, Sums::with_product(act, width, up, gate)))
+                    .collect();
+                tally.add(self.layer, width, sums);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn contiguous(layout: &Layout) -> Result<Range<usize>> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(start..end),
+        None => candle_core::bail!("{:?} is not contiguous", layout.shape()),
+    }
+}
+
+fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    Ok(&storage.as_slice::<f32>()?[contiguous(layout)?])
+}
+
+/// Tokens of one window that one task takes. Fixed, so that sums are added in the same order whatever the number of threads.
+const PIECE: usize = 64;
+/// Neurons whose sums fit into the first-level cache beside the rows that are read.
+const TILE: usize = 256;
+
+/// Sums over up to [`PIECE`] tokens of one window, per neuron of a layer.
+struct Sums {
+    active: Vec<u32>,
+    sum: Vec<f64>,
+    sum_sq: Vec<f64>,
+    max: Vec<f32>,
+}
+
+vectorised! {
+    fn multiply(act: Activation, up: &mut [f32], gate: &[f32]) {
+        for (h, &g) in up.iter_mut().zip(gate) {
+            *h *= act.value(g);
+        }
+    }
+}
+
+vectorised! {
+    fn sum(act: Activation, gate: &[f32], sums: &mut Sums) {
+        let width = sums.active.len();
+        for start in (0..width).step_by(TILE) {
+            let tile = start..width.min(start + TILE);
+            for row in gate.chunks_exact(width) {
+                sums.row(tile.clone(), &row[tile.clone()], |_, g| act.value(g));
+            }
+        }
+    }
+}
+
+vectorised! {
+    fn multiply_and_sum(act: Activation, up: &mut [f32], gate: &[f32], sums: &mut Sums) {
+        let width = sums.active.len();
+        for start in (0..width).step_by(TILE) {
+            let tile = start..width.min(start + TILE);
+            for (row, h) in gate.chunks_exact(width).zip(up.chunks_exact_mut(width)) {
+                let h = &mut h[tile.clone()];
+                sums.row(tile.clone(), &row[tile.clone()], |i, g| {
+                    let a = act.value(g);
+                    h[i] *= a;
+                    a
+                });
+            }
+        }
+    }
+}
+
+impl Sums {
+    fn empty(width: usize) -> Self {
+        Self {
+            active: vec![0; width],
+            sum: vec![0.0; width],
+            sum_sq: vec![0.0; width],
+            max: vec![f32::NEG_INFINITY; width],
+        }
+    }
+
+    fn new(act: Activation, width: usize, gate: &[f32]) -> Self {
+        let mut sums = Self::empty(width);
+        sum(act, gate, &mut sums);
+        sums
+    }
+
+    fn with_product(act: Activation, width: usize, up: &mut [f32], gate: &[f32]) -> Self {
+        let mut sums = Self::empty(width);
+        multiply_and_sum(act, up, gate, &mut sums);
+        sums
+    }
+
+    #[inline(always)]
+    fn row(&mut self, tile: Range<usize>, gate: &[f32], mut activation: impl FnMut(usize, f32) -> f32) {
+        let n = gate.len();
+        let active = &mut self.active[tile.clone()][..n];
+        let sum = &mut self.sum[tile.clone()][..n];
+        let sum_sq = &mut self.sum_sq[tile.clone()][..n];
+        let max = &mut self.max[tile][..n];
+        for i in 0..n {
+            let a = activation(i, gate[i]);
+            active[i] += u32::from(gate[i] > 0.0);
+            let wide = f64::from(a);
+            sum[i] += wide;
+            sum_sq[i] += wide * wide;
+            max[i] = if a > max[i] { a } else { max[i] };
+        }
+    }
+}
+
+impl Tally {
+    /// Adds the pieces of one layer, each with its window's row in the batch, in the order of their tokens.
+    fn add(&mut self, layer: usize, width: usize, pieces: Vec<(usize, Sums)>) {
+        let at = layer * width..(layer + 1) * width;
+        for (row, sums) in pieces {
+            let fold = self.fold(row);
+            for (total, n) in self.active[fold][at.clone()].iter_mut().zip(&sums.active) {
+                *total += u64::from(*n);
+            }
+            for (total, value) in self.sum[at.clone()].iter_mut().zip(&sums.sum) {
+                *total += value;
+            }
+            for (total, value) in self.sum_sq[at.clone()].iter_mut().zip(&sums.sum_sq) {
+                *total += value;
+            }
+            for (total, value) in self.max[at.clone()].iter_mut().zip(&sums.max) {
+                *total = total.max(*value);
+            }
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Architectures: config.json to a [`DecoderSpec`]. Data, no forward pass.
+
+mod llama;
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::DecoderSpec;
+use crate::checkpoint::Checkpoint;
+
+/// One architecture.
+pub struct Family {
+    /// `model_type` in config.json.
+    pub model_type: &'static str,
+    /// Models of this architecture that readers know.
+    pub models: &'static str,
+    spec: fn(&mut Config) -> Result<DecoderSpec, ConfigError>,
+}
+
+/// Every architecture.
+pub const FAMILIES: &[Family] = &[Family {
+    model_type: "llama",
+    models: "Llama 1 to 3.3, SmolLM and SmolLM2, TinyLlama, Salamandra, EuroLLM",
+    spec: llama::spec,
+}];
+
+/// Reads a checkpoint's config by the family that it names. Every field is either used, known to change nothing, or an error.
+///
+/// # Errors
+/// When the family is unknown, or a field is missing, malformed, or asks for arithmetic that is not implemented.
+pub fn spec(checkpoint: &Checkpoint) -> Result<DecoderSpec, ConfigError> {
+    let mut config = Config::new(checkpoint)?;
+    let model_type: String = config.text("model_type")?;
+    let family = FAMILIES.iter().find(|family| family.model_type == model_type).ok_or_else(|| ConfigError::Family {
+        path: config.path.clone(),
+        found: model_type,
+        known: FAMILIES.iter().map(|family| family.model_type).collect::<Vec<_>>().join(", "),
+    })?;
+    let spec = (family.spec)(&mut config)?;
+    config.finish()?;
+    Ok(spec)
+}
+
+/// config.json, with a memory of which fields were read.
+pub struct Config<'a> {
+    path: PathBuf,
+    fields: &'a Map<String, Value>,
+    read: BTreeSet<String>,
+}
+
+/// Fields that say nothing about the arithmetic of a forward pass without dropout: names, versions, token ids, training and
+/// generation defaults.
+const INERT: &[&str] = &[
+    "architectures", "attention_dropout", "auto_map", "bos_token_id", "dtype", "embd_pdrop", "eos_token_id", "hidden_dropout",
+    "id2label", "initializer_range", "is_decoder", "is_llama_config", "label2id", "max_length", "min_length",
+    "num_return_sequences", "output_attentions", "output_hidden_states", "pad_token_id", "pretraining_tp", "resid_pdrop",
+    "return_dict", "return_dict_in_generate", "task_specific_params", "temperature", "tokenizer_class", "top_k", "top_p",
+    "torch_dtype", "torchscript", "transformers_version", "transformers.js_config", "unsloth_fixed", "unsloth_version",
+    "use_cache", "model_name", "name", "description", "license", "repetition_penalty", "do_sample", "num_beams", "problem_type",
+    "finetuning_task", "chunk_size_feed_forward", "pruned_heads", "prefix", "begin_suppress_tokens", "bad_words_ids",
+    "sep_token_id", "decoder_start_token_id", "exponential_decay_length_penalty", "forced_bos_token_id", "forced_eos_token_id",
+    "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "typical_p", "early_stopping", "diversity_penalty",
+    "num_beam_groups", "output_scores", "remove_invalid_values", "suppress_tokens", "tf_legacy_loss", "use_bfloat16",
+    "tie_encoder_decoder", "is_encoder_decoder", "mlp_dropout", "rms_norm_fused", "attn_implementation", "rope_interleaved",
+];
+
+/// Fields in [`INERT`] that are only inert at this value.
+const INERT_AT: &[(&str, fn(&Value) -> bool)] = &[
+    ("rope_interleaved", |value| value == &Value::Bool(false)),
+    ("is_encoder_decoder", |value| value == &Value::Bool(false)),
+    ("pruned_heads", |value| value.as_object().is_some_and(Map::is_empty)),
+];
+
+impl<'a> Config<'a> {
+    fn new(checkpoint: &'a Checkpoint) -> Result<Self, ConfigError> {
+        let path = checkpoint.config_path();
+        let fields = checkpoint.config().as_object().ok_or_else(|| ConfigError::Malformed {
+            path: path.clone(),
+            field: "the file".to_owned(),
+            found: checkpoint.config().to_string(),
+            wanted: "a JSON object",
+        })?;
+        Ok(Self { path, fields, read: BTreeSet::new() })
+    }
+
+    /// A field that is present and not null.
+    fn field(&mut self, name: &str) -> Option<&'a Value> {
+        self.read.insert(name.to_owned());
+        self.fields.get(name).filter(|value| !value.is_null())
+    }
+
+    fn malformed(&self, field: &str, found: &Value, wanted: &'static str) -> ConfigError {
+        ConfigError::Malformed { path: self.path.clone(), field: field.to_owned(), found: found.to_string(), wanted }
+    }
+
+    fn required(&mut self, name: &str) -> Result<&'a Value, ConfigError> {
+        let path = self.path.clone();
+        self.field(name).ok_or_else(|| ConfigError::Absent { path, field: name.to_owned() })
+    }
+
+    /// A string.
+    pub fn text(&mut self, name: &str) -> Result<String, ConfigError> {
+        let value = self.required(name)?;
+        value.as_str().map(str::to_owned).ok_or_else(|| self.malformed(name, value, "a string"))
+    }
+
+    /// A whole number above 0.
+    pub fn size(&mut self, name: &str) -> Result<usize, ConfigError> {
+        let value = self.required(name)?;
+        self.positive(name, value)
+    }
+
+    /// A whole number above 0, if the field is there.
+    pub fn optional_size(&mut self, name: &str) -> Result<Option<usize>, ConfigError> {
+        self.field(name).map(|value| self.positive(name, value)).transpose()
+    }
+
+    fn positive(&self, name: &str, value: &Value) -> Result<usize, ConfigError> {
+        // Sizes of real models stay far below; the bound keeps products of sizes from overflowing.
+        let size = value.as_u64().filter(|size| (1..1 << 31).contains(size)).and_then(|size| usize::try_from(size).ok());
+        size.ok_or_else(|| self.malformed(name, value, "a whole number above 0 and below 2^31"))
+    }
+
+    /// A positive number, or a default.
+    pub fn number(&mut self, name: &str, default: f64) -> Result<f64, ConfigError> {
+        match self.field(name) {
+            None => Ok(default),
+            Some(value) => value
+                .as_f64()
+                .filter(|number| *number > 0.0 && number.is_finite())
+                .ok_or_else(|| self.malformed(name, value, "a number above 0")),
+        }
+    }
+
+    /// A switch, or a default.
+    pub fn switch(&mut self, name: &str, default: bool) -> Result<bool, ConfigError> {
+        match self.field(name) {
+            None => Ok(default),
+            Some(value) => value.as_bool().ok_or_else(|| self.malformed(name, value, "true or false")),
+        }
+    }
+
+    /// An object nested in the config, as a config of its own.
+    pub fn nested(&mut self, name: &str) -> Result<Option<Config<'a>>, ConfigError> {
+        let Some(value) = self.field(name) else { return Ok(None) };
+        let fields = value.as_object().ok_or_else(|| self.malformed(name, value, "an object"))?;
+        Ok(Some(Config { path: self.path.clone(), fields, read: BTreeSet::new() }))
+    }
+
+    /// Refuses a value that is valid elsewhere and that we do not compute.
+    pub fn refuse<T>(&self, field: &str, found: impl ToString, implemented: &str) -> Result<T, ConfigError> {
+        Err(ConfigError::NotImplemented {
+            path: self.path.clone(),
+            field: field.to_owned(),
+            found: found.to_string(),
+            implemented: implemented.to_owned(),
+        })
+    }
+
+    /// Refuses every field that was not read and is not known to be inert. `null` and `false` switch nothing on.
+    pub fn finish(self) -> Result<(), ConfigError> {
+        for (name, value) in self.fields {
+            let off = value.is_null() || value == &Value::Bool(false);
+            let inert = name.starts_with('_') || INERT.contains(&name.as_str());
+            let changes = INERT_AT.iter().any(|(field, harmless)| field == name && !harmless(value));
+            if !self.read.contains(name) && !off && (!inert || changes) {
+                return self.refuse(name, value, "leaving the field out, where the model was made without it");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What can be wrong with a config.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// An architecture that we do not know.
+    #[error("{path}: `model_type` is `{found}`; known are {known}. CONTRIBUTING.md says how a family is added")]
+    Family {
+        /// config.json.
+        path: PathBuf,
+        /// What it says.
+        found: String,
+        /// What we know.
+        known: String,
+    },
+    /// A field that has to be there.
+    #[error("{path}: has no field `{field}`")]
+    Absent {
+        /// config.json.
+        path: PathBuf,
+        /// The field.
+        field: String,
+    },
+    /// A field of another type or out of range.
+    #[error("{path}: `{field}` is {found}, but {wanted} is wanted")]
+    Malformed {
+        /// config.json.
+        path: PathBuf,
+        /// The field.
+        field: String,
+        /// Its value.
+        found: String,
+        /// What it should be.
+        wanted: &'static str,
+    },
+    /// A field that changes the arithmetic in a way that is not implemented.
+    #[error("{path}: `{field}` is {found}, which changes the model's arithmetic and is not implemented; implemented is {implemented}")]
+    NotImplemented {
+        /// config.json.
+        path: PathBuf,
+        /// The field.
+        field: String,
+        /// Its value.
+        found: String,
+        /// What works.
+        implemented: String,
+    },
+}

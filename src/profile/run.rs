@@ -1,0 +1,167 @@
+//! The loop: tokenisation runs beside the forward pass, a finished language goes to the disk at once.
+
+use std::{
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread,
+};
+
+use candle_core::Tensor;
+use tokenizers::Tokenizer;
+
+use super::{Profile, ProfileError, ProfileFolder};
+use crate::{
+    corpus::{Corpus, Split},
+    language::LanguageCode,
+    model::{Decoder, ModelError, Tally},
+    tokens::{Coverage, Window, WindowPlan, Windows},
+};
+
+/// A run: which decoder, over which text, in which pieces.
+pub struct Profiler<'a> {
+    /// The model.
+    pub decoder: &'a Decoder,
+    /// Its tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// The text.
+    pub corpus: &'a dyn Corpus,
+    /// Which of its documents.
+    pub split: Split,
+    /// How it is cut.
+    pub plan: WindowPlan,
+    /// Windows that go through the model together.
+    pub batch: usize,
+    /// Set by a signal: the run ends before the next batch.
+    pub stop: &'a AtomicBool,
+}
+
+/// What a run tells while it goes.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A language was finished before and is left as it is.
+    Kept(LanguageCode),
+    /// A batch of so many tokens is done.
+    Batch(LanguageCode, u64),
+    /// A language is finished and on the disk.
+    Finished(&'a Coverage),
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// All languages are there.
+    Done,
+    /// The stop was set; what is finished is on the disk.
+    Stopped,
+}
+
+/// What the tokenising thread sends.
+enum Message {
+    Batch(LanguageCode, Vec<Window>),
+    End(Coverage),
+    Failed(ProfileError),
+}
+
+/// Batches that may wait: enough to bridge a long document, too few to matter in memory.
+const WAITING: usize = 8;
+
+impl Profiler<'_> {
+    /// Profiles the languages that the folder does not hold yet, one after the other.
+    ///
+    /// # Errors
+    /// The first thing that cannot be read, run or written; languages finished before it stay.
+    pub fn run(
+        &self,
+        languages: &[LanguageCode],
+        folder: &ProfileFolder,
+        mut tell: impl FnMut(Event),
+    ) -> Result<Finish, ProfileError> {
+        let (kept, open): (Vec<_>, Vec<_>) = languages.iter().copied().partition(|&language| folder.has(language));
+        for language in kept {
+            folder.coverage(language)?;
+            tell(Event::Kept(language));
+        }
+        thread::scope(|scope| {
+            let (send, receive) = sync_channel(WAITING);
+            scope.spawn(move || self.tokenize(&open, &send));
+            self.count(&receive, folder, &mut tell)
+        })
+    }
+
+    /// Sends every language's batches and its end. Stops when nobody listens any more.
+    fn tokenize(&self, languages: &[LanguageCode], send: &SyncSender<Message>) {
+        for &language in languages {
+            let windows = match self.corpus.documents(language, self.split) {
+                Ok(documents) => Windows::new(language, self.plan.clone(), self.tokenizer, documents),
+                Err(error) => return drop(send.send(Message::Failed(error.into()))),
+            };
+            if self.send_batches(language, windows, send).is_none() {
+                return;
+            }
+        }
+    }
+
+    fn send_batches(&self, language: LanguageCode, mut windows: Windows, send: &SyncSender<Message>) -> Option<()> {
+        loop {
+            match windows.by_ref().take(self.batch).collect::<Result<Vec<_>, _>>() {
+                Err(error) => {
+                    send.send(Message::Failed(error.into())).ok()?;
+                    return None;
+                }
+                Ok(batch) if batch.is_empty() => return send.send(Message::End(windows.coverage())).ok(),
+                Ok(batch) => send.send(Message::Batch(language, batch)).ok()?,
+            }
+        }
+    }
+
+    fn count(
+        &self,
+        receive: &Receiver<Message>,
+        folder: &ProfileFolder,
+        tell: &mut impl FnMut(Event),
+    ) -> Result<Finish, ProfileError> {
+        let empty = || Tally::new(self.decoder.spec().ffn, self.plan.folds);
+        let mut tally = empty();
+        for message in receive {
+            if self.stop.load(Ordering::Relaxed) {
+                return Ok(Finish::Stopped);
+            }
+            match message {
+                Message::Failed(error) => return Err(error),
+                Message::Batch(language, windows) => {
+                    let tokens = windows.len() as u64 * self.plan.context as u64;
+                    self.forward(&windows, &mut tally).map_err(ModelError::from)?;
+                    tell(Event::Batch(language, tokens));
+                }
+                Message::End(coverage) => {
+                    let profile = Profile { coverage, tally: std::mem::replace(&mut tally, empty()) };
+                    check_finite(&profile)?;
+                    folder.write(&profile)?;
+                    tell(Event::Finished(&profile.coverage));
+                }
+            }
+        }
+        Ok(Finish::Done)
+    }
+
+    fn forward(&self, windows: &[Window], tally: &mut Tally) -> candle_core::Result<()> {
+        let ids: Vec<u32> = windows.iter().flat_map(|window| &window.ids).copied().collect();
+        let ids = Tensor::from_vec(ids, (windows.len(), self.plan.context), self.decoder.device())?;
+        tally.begin(&windows.iter().map(|window| window.fold).collect::<Vec<_>>());
+        self.decoder.observe(&ids, tally)
+    }
+}
+
+fn check_finite(profile: &Profile) -> Result<(), ProfileError> {
+    let shape = profile.tally.shape();
+    match profile.tally.sum_sq.iter().position(|sum| !sum.is_finite()) {
+        None => Ok(()),
+        Some(flat) => Err(ProfileError::NotFinite {
+            language: profile.coverage.language,
+            layer: shape.neuron(flat).layer,
+            precision: "f32".to_owned(),
+        }),
+    }
+}

@@ -1,0 +1,238 @@
+//! A profile on disk: `profile.json` says which run it is, `counts/CODE.parquet` holds one finished language each.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{CountsReader, ModelCard, Profile, ProfileError, RunParameters, write_counts};
+use crate::{language::LanguageCode, output, tokens::Coverage};
+
+/// `profile.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProfileHead {
+    /// `neuroglot.profile`.
+    pub schema: String,
+    /// Version of this file and its tables.
+    pub schema_version: String,
+    /// Id of the run.
+    pub run: String,
+    /// What decides its counts.
+    pub parameters: RunParameters,
+    /// The model.
+    pub model: ModelCard,
+    /// Version of the program that began it.
+    pub tool_version: String,
+}
+
+impl ProfileHead {
+    /// The head of a run.
+    #[must_use]
+    pub fn new(parameters: RunParameters, model: ModelCard) -> Self {
+        Self {
+            schema: "neuroglot.profile".to_owned(),
+            schema_version: "1.0".to_owned(),
+            run: parameters.id(),
+            parameters,
+            model,
+            tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+/// A folder that holds a run's finished languages.
+#[derive(Clone, Debug)]
+pub struct ProfileFolder {
+    path: PathBuf,
+    /// What the run is.
+    pub head: ProfileHead,
+}
+
+impl ProfileFolder {
+    /// Opens a profile.
+    ///
+    /// # Errors
+    /// When there is none, or its head is broken.
+    pub fn open(path: &Path) -> Result<Self, ProfileError> {
+        let file = path.join("profile.json");
+        let json = match std::fs::read(&file) {
+            Ok(json) => json,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(ProfileError::NoProfile { path: path.to_owned() });
+            }
+            Err(error) => return Err(broken(&file, format!("cannot be read: {error}"))),
+        };
+        let head: ProfileHead = serde_json::from_slice(&json).map_err(|error| broken(&file, format!("is broken: {error}")))?;
+        if head.schema != "neuroglot.profile" || !head.schema_version.starts_with("1.") {
+            let found = format!("{} {}", head.schema, head.schema_version);
+            return Err(broken(&file, format!("is `{found}`, but this neuroglot reads neuroglot.profile 1.0; use a newer one")));
+        }
+        if head.run != head.parameters.id() {
+            return Err(broken(&file, "its run id does not fit its parameters; somebody changed it".to_owned()));
+        }
+        Ok(Self { path: path.to_owned(), head })
+    }
+
+    /// Opens the profile of a run to add to it, or begins one in a new or empty folder.
+    ///
+    /// # Errors
+    /// When the folder holds another run or anything else, or cannot be written to.
+    pub fn begin(path: &Path, head: ProfileHead) -> Result<Self, ProfileError> {
+        match Self::open(path) {
+            Ok(found) if found.head.parameters == head.parameters => Ok(found),
+            Ok(found) => Err(ProfileError::OtherRun {
+                path: path.join("profile.json"),
+                difference: difference(&found.head.parameters, &head.parameters),
+            }),
+            Err(ProfileError::NoProfile { .. }) if occupied(path) => Err(ProfileError::Occupied { path: path.to_owned() }),
+            Err(ProfileError::NoProfile { .. }) => {
+                let json = serde_json::to_string_pretty(&head).expect("plain data") + "\n";
+                output::write(&path.join("profile.json"), json.as_bytes())?;
+                Ok(Self { path: path.to_owned(), head })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn file(&self, language: LanguageCode) -> PathBuf {
+        self.path.join("counts").join(format!("{language}.parquet"))
+    }
+
+    /// Whether a language is finished.
+    #[must_use]
+    pub fn has(&self, language: LanguageCode) -> bool {
+        self.file(language).is_file()
+    }
+
+    /// The finished languages, by code.
+    ///
+    /// # Errors
+    /// When the folder cannot be read or holds a file that is no language's.
+    pub fn languages(&self) -> Result<Vec<LanguageCode>, ProfileError> {
+        let folder = self.path.join("counts");
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(broken(&folder, format!("cannot be read: {error}"))),
+        };
+        let mut languages = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(|error| broken(&folder, format!("cannot be read: {error}")))?.path();
+            if path.extension().is_some_and(|extension| extension == "parquet") {
+                let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                languages.push(stem.parse().map_err(|error| broken(&path, format!("{error}")))?);
+            }
+        }
+        languages.sort();
+        Ok(languages)
+    }
+
+    /// Stores a finished language.
+    ///
+    /// # Errors
+    /// When it cannot be written; nothing half-written stays.
+    pub fn write(&self, profile: &Profile) -> Result<(), ProfileError> {
+        let coverage = serde_json::to_string(&profile.coverage).expect("plain data");
+        let further =
+            vec![("neuroglot.run".to_owned(), self.head.run.clone()), ("neuroglot.coverage".to_owned(), coverage)];
+        let place = self.file(profile.coverage.language);
+        let folds = self.head.parameters.folds;
+        write_counts(&place, &self.head.run, self.head.parameters.tokens, [Ok(profile)], folds, further, usize::MAX)?;
+        Ok(())
+    }
+
+    /// Reads a finished language.
+    ///
+    /// # Errors
+    /// When its file is missing, broken, or of another run.
+    pub fn read(&self, language: LanguageCode) -> Result<Profile, ProfileError> {
+        let path = self.file(language);
+        let reader = self.reader(language)?;
+        let coverage = reader.coverage()?;
+        let mut table = reader.read(self.head.model.spec.ffn)?;
+        match table.tallies.pop() {
+            Some(tally) if table.tallies.is_empty() && table.languages == [language.to_string()] => Ok(Profile { coverage, tally }),
+            _ => Err(broken(&path, format!("holds {:?}, but {language} is wanted", table.languages))),
+        }
+    }
+
+    /// Coverage of a finished language, from its file's metadata alone.
+    ///
+    /// # Errors
+    /// As [`ProfileFolder::read`].
+    pub fn coverage(&self, language: LanguageCode) -> Result<Coverage, ProfileError> {
+        self.reader(language)?.coverage()
+    }
+
+    fn reader(&self, language: LanguageCode) -> Result<CountsReader, ProfileError> {
+        let path = self.file(language);
+        let reader = CountsReader::open(&path)?;
+        let run = reader.metadata("neuroglot.run").unwrap_or_default();
+        if run == self.head.run {
+            Ok(reader)
+        } else {
+            Err(broken(&path, format!("is of run `{run}`, but profile.json of run `{}`; delete the file and profile again", self.head.run)))
+        }
+    }
+
+    /// Takes over the finished languages of another folder of the same run.
+    ///
+    /// # Errors
+    /// When it is of another run, or both hold a language with different counts.
+    pub fn absorb(&self, other: &Self) -> Result<usize, ProfileError> {
+        if other.head.parameters != self.head.parameters {
+            return Err(ProfileError::OtherRun {
+                path: other.path.join("profile.json"),
+                difference: difference(&other.head.parameters, &self.head.parameters),
+            });
+        }
+        let mut taken = 0;
+        for language in other.languages()? {
+            let (from, to) = (other.file(language), self.file(language));
+            other.reader(language)?;
+            let bytes = std::fs::read(&from).map_err(|error| broken(&from, format!("cannot be read: {error}")))?;
+            if to.is_file() {
+                let there = std::fs::read(&to).map_err(|error| broken(&to, format!("cannot be read: {error}")))?;
+                if there != bytes {
+                    return Err(broken(&from, format!("and {} hold different counts of {language}; keep one", to.display())));
+                }
+                continue;
+            }
+            output::write(&to, &bytes)?;
+            taken += 1;
+        }
+        Ok(taken)
+    }
+}
+
+fn occupied(path: &Path) -> bool {
+    std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+/// `tokens (2048 there, 4096 here), …`: where two runs differ.
+fn difference(there: &RunParameters, here: &RunParameters) -> String {
+    let fields = |parameters| match serde_json::to_value(parameters).expect("plain data") {
+        Value::Object(fields) => fields.into_iter().collect::<BTreeMap<_, _>>(),
+        _ => unreachable!("a struct is an object"),
+    };
+    let (there, here) = (fields(there), fields(here));
+    let differs = here.iter().filter(|(name, value)| there.get(*name) != Some(value));
+    let text = differs.map(|(name, value)| match name.as_str() {
+        "hashes" => "the model's files".to_owned(),
+        _ => format!("{name} ({} there, {value} here)", there.get(name).unwrap_or(&Value::Null)),
+    });
+    text.collect::<Vec<_>>().join(", ")
+}
+
+fn broken(path: &Path, problem: impl ToString) -> ProfileError {
+    ProfileError::Broken { path: path.to_owned(), problem: problem.to_string() }
+}

@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+"""How fast PyTorch with transformers profiles a checkpoint: the peer that neuroglot's speed is held against.
+
+usage: peer_profile.py MODEL_DIR [--dtype f32|bf16] [--threads 2] [--batch 4] [--context 512] [--rounds 5] [--device cpu|cuda] [--seed 0]
+
+It does the same work: every token passes the decoder without its head, and hooks on the activation functions count, per neuron,
+the tokens whose activation is positive. Attention is PyTorch's own (sdpa), and nothing is cached. One batch of random
+ids runs once to warm up and then --rounds times. Prints one JSON line: tokens_per_second is the median, spread the slowest and the fastest round.
+"""
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description="Times PyTorch with transformers counting active FFN neurons.")
+    parser.add_argument("model", type=Path, help="a Hugging Face checkpoint folder")
+    parser.add_argument("--dtype", choices=DTYPES, default="f32")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=4, help="windows per forward pass")
+    parser.add_argument("--context", type=int, default=512, help="tokens per window")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def count_active(model, device):
+    """Counts [layers, ffn] that grow with every forward pass."""
+    counts = torch.zeros(model.config.num_hidden_layers, model.config.intermediate_size, dtype=torch.int64, device=device)
+    for layer, row in zip(model.model.layers, counts, strict=True):
+        # The default argument binds this layer's row; a plain closure would see the last one.
+        layer.mlp.act_fn.register_forward_hook(lambda _module, _inputs, activation, row=row: row.add_((activation > 0).sum(dim=(0, 1))))
+    return counts
+
+
+def seconds_of(run, device):
+    start = time.perf_counter()
+    run()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def main():
+    options = arguments()
+    torch.set_grad_enabled(False)
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=DTYPES[options.dtype], attn_implementation="sdpa").eval().to(options.device)
+    counts = count_active(model, options.device)
+    ids = torch.randint(model.config.vocab_size, (options.batch, options.context)).to(options.device)
+
+    def run():
+        model.model(ids, use_cache=False)
+
+    seconds_of(run, options.device)
+    share = counts.sum().item() / (counts.numel() * ids.numel())
+    speeds = [ids.numel() / seconds_of(run, options.device) for _ in range(options.rounds)]
+    print(json.dumps(dict(
+        peer="transformers",
+        model=options.model.name,
+        dtype=options.dtype,
+        device=options.device,
+        threads=options.threads,
+        batch=options.batch,
+        context=options.context,
+        rounds=options.rounds,
+        tokens_per_second=round(statistics.median(speeds), 1),
+        spread=[round(min(speeds), 1), round(max(speeds), 1)],
+        active_share=round(share, 6),
+        cpu=torch.backends.cpu.get_cpu_capability(),
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+    )))
+
+
+if __name__ == "__main__":
+    main()
