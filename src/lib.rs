@@ -16,4 +16,6 @@ pub mod checkpoint;
 pub mod tokens;
 pub mod model;
 pub mod profile;
+pub mod identify;
+pub mod atlas;
 pub mod cli;

@@ -1,6 +1,6 @@
-//! Documents to token ids, and token ids to full windows of equal length, dealt to folds by document.
+//! Documents to token ids, and token ids to full windows of equal length; every token knows its document's fold.
 //! In: documents, a tokenizer and a [`WindowPlan`]. Out: [`Window`]s and the language's [`Coverage`]. There is no padding, so the
-//! number of tokens is exact.
+//! number of tokens is exact, and folds change nothing about the windows: the counts of all folds add up to those without.
 
 use std::collections::VecDeque;
 
@@ -45,20 +45,20 @@ impl WindowPlan {
         self.tokens / self.context as u64
     }
 
-    /// Windows that a fold takes before the others have theirs.
-    fn share(&self, fold: usize) -> u64 {
-        let (windows, folds) = (self.windows(), self.folds as u64);
-        windows / folds + u64::from((fold as u64) < windows % folds)
+    /// Tokens that one document may fill before others had their turn: a fold's share. One long document would otherwise end
+    /// the corpus early and leave the folds nothing to disagree about.
+    fn cap(&self) -> usize {
+        usize::try_from(self.tokens / self.folds as u64).unwrap_or(usize::MAX).max(self.context)
     }
 }
 
-/// A full window of token ids, all of documents of one fold.
+/// A full window of token ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// The fold.
-    pub fold: usize,
     /// `context` ids.
     pub ids: Vec<u32>,
+    /// The fold of every token's document.
+    pub folds: Vec<u8>,
 }
 
 /// Whether a language got the tokens that were asked for.
@@ -155,37 +155,37 @@ pub struct Windows<'a> {
     plan: WindowPlan,
     tokenizer: &'a Tokenizer,
     documents: Documents,
-    folds: Vec<Fold>,
-    ready: VecDeque<Window>,
+    /// Tokens that no window holds yet, with their folds.
+    buffer: VecDeque<(u32, u8)>,
+    /// Tokens of long documents above the cap, for when the documents end.
+    reserve: VecDeque<(u32, u8)>,
     tokens_read: u64,
     given: u64,
+    folds: Vec<Fold>,
     ended: bool,
 }
 
-/// The tokens of one fold that no window holds yet.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Fold {
-    buffer: VecDeque<u32>,
     documents: u64,
-    windows: u64,
-    /// Tokens dealt to it, in windows or not.
-    tokens: u64,
+    /// Tokens dealt to it.
+    dealt: u64,
+    /// Tokens of it in the windows given.
+    given: u64,
 }
 
 impl<'a> Windows<'a> {
     /// Windows over a language's documents.
     #[must_use]
     pub fn new(language: LanguageCode, plan: WindowPlan, tokenizer: &'a Tokenizer, documents: Documents) -> Self {
-        let folds = (0..plan.folds).map(|_| Fold::default()).collect();
-        let ready = VecDeque::new();
-        Self { language, plan, tokenizer, documents, folds, ready, tokens_read: 0, given: 0, ended: false }
+        let folds = vec![Fold::default(); plan.folds];
+        let (buffer, reserve) = (VecDeque::new(), VecDeque::new());
+        Self { language, plan, tokenizer, documents, buffer, reserve, tokens_read: 0, given: 0, folds, ended: false }
     }
 
     /// What was read and given; final once the iterator has ended.
     #[must_use]
     pub fn coverage(&self) -> Coverage {
-        let context = self.plan.context as u64;
-        let tokens = self.given * context;
         let status = match self.given {
             0 => CoverageStatus::Empty,
             given if given < self.plan.windows() => CoverageStatus::Short,
@@ -194,45 +194,31 @@ impl<'a> Windows<'a> {
         Coverage {
             language: self.language,
             status,
-            tokens,
+            tokens: self.given * self.plan.context as u64,
             tokens_read: self.tokens_read,
             notes: self.documents.notes().clone(),
-            fold_tokens: self.folds.iter().map(|fold| fold.windows * context).collect(),
+            fold_tokens: self.folds.iter().map(|fold| fold.given).collect(),
             fold_documents: self.folds.iter().map(|fold| fold.documents).collect(),
             text_sha256: self.documents.sha256(),
         }
     }
 
-    /// The fold for the next document: the one with the fewest tokens among those that still want some, so that a long
-    /// document fills its own fold and never ends the corpus for the others.
-    fn wanting(&self) -> Option<usize> {
-        let wants = |fold: &usize| self.folds[*fold].windows < self.plan.share(*fold);
-        (0..self.folds.len()).filter(wants).min_by_key(|&fold| (self.folds[fold].tokens, fold))
-    }
-
-    fn take(&mut self, document: Document, fold: usize) -> Result<(), TokensError> {
+    /// Deals a document to the fold with the fewest tokens.
+    fn take(&mut self, document: Document) -> Result<(), TokensError> {
         let ids = match document {
             Document::Text(text) => self.tokenize(&text)?,
             Document::Ids(ids) => self.prepared(ids)?,
         };
         self.tokens_read += ids.len() as u64;
-        let at = &mut self.folds[fold];
-        at.documents += 1;
-        at.tokens += ids.len() as u64;
-        at.buffer.extend(ids);
-        while self.folds[fold].windows < self.plan.share(fold) && self.cut(fold) {}
+        let (fold, _) = self.folds.iter().enumerate().min_by_key(|(_, fold)| fold.dealt).expect("there is a fold");
+        self.folds[fold].documents += 1;
+        self.folds[fold].dealt += ids.len() as u64;
+        let fold = u8::try_from(fold).expect("there are at most 64 folds");
+        let (first, surplus) = ids.split_at(ids.len().min(self.plan.cap()));
+        self.buffer.extend(first.iter().map(|&id| (id, fold)));
+        let room = usize::try_from(self.plan.tokens).unwrap_or(usize::MAX).saturating_sub(self.reserve.len());
+        self.reserve.extend(surplus.iter().take(room).map(|&id| (id, fold)));
         Ok(())
-    }
-
-    /// Moves one full window out of a fold's buffer, if there is one.
-    fn cut(&mut self, fold: usize) -> bool {
-        let at = &mut self.folds[fold];
-        let full = at.buffer.len() >= self.plan.context;
-        if full {
-            at.windows += 1;
-            self.ready.push_back(Window { fold, ids: at.buffer.drain(..self.plan.context).collect() });
-        }
-        full
     }
 
     fn tokenize(&self, text: &str) -> Result<Vec<u32>, TokensError> {
@@ -260,14 +246,21 @@ impl<'a> Windows<'a> {
         }
     }
 
-    /// When the documents have ended, what a fold has above its share fills the place of what another lacks.
-    fn fill_up(&mut self) {
-        let mut given: u64 = self.folds.iter().map(|fold| fold.windows).sum();
-        for fold in 0..self.folds.len() {
-            while given < self.plan.windows() && self.cut(fold) {
-                given += 1;
+    /// Reads documents, and at their end the reserve, until a window is full; false when there is no more.
+    fn fill(&mut self) -> Result<bool, TokensError> {
+        while self.buffer.len() < self.plan.context {
+            if !self.ended {
+                match self.documents.next() {
+                    Some(document) => self.take(document?)?,
+                    None => self.ended = true,
+                }
+            } else if let Some(token) = self.reserve.pop_front() {
+                self.buffer.push_back(token);
+            } else {
+                return Ok(false);
             }
         }
+        Ok(true)
     }
 }
 
@@ -275,29 +268,20 @@ impl Iterator for Windows<'_> {
     type Item = Result<Window, TokensError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            if let Some(window) = self.ready.pop_front() {
+        if self.given == self.plan.windows() {
+            return None;
+        }
+        match self.fill() {
+            Err(error) => {
+                self.given = self.plan.windows();
+                Some(Err(error))
+            }
+            Ok(false) => None,
+            Ok(true) => {
+                let (ids, folds): (Vec<u32>, Vec<u8>) = self.buffer.drain(..self.plan.context).unzip();
+                folds.iter().for_each(|&fold| self.folds[usize::from(fold)].given += 1);
                 self.given += 1;
-                return Some(Ok(window));
-            }
-            if self.ended {
-                return None;
-            }
-            let Some(fold) = self.wanting() else {
-                self.ended = true;
-                return None;
-            };
-            match self.documents.next() {
-                None => {
-                    self.ended = true;
-                    self.fill_up();
-                }
-                Some(document) => {
-                    if let Err(error) = document.map_err(TokensError::from).and_then(|document| self.take(document, fold)) {
-                        self.ended = true;
-                        return Some(Err(error));
-                    }
-                }
+                Some(Ok(Window { ids, folds }))
             }
         }
     }

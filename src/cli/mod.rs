@@ -1,7 +1,11 @@
 //! The command line: strings to a validated plan, the plan to the library, its errors and its exit code to people.
 
+mod identify;
+mod mask;
+mod merge;
 mod profile;
 mod talk;
+mod verify;
 
 use std::{ffi::OsString, process::ExitCode, sync::atomic::AtomicBool};
 
@@ -30,6 +34,10 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Profile(profile::ProfileArgs),
+    Merge(merge::MergeArgs),
+    Identify(identify::IdentifyArgs),
+    Mask(mask::MaskArgs),
+    Verify(verify::VerifyArgs),
 }
 
 /// How a command ended.
@@ -86,6 +94,10 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let talk = Talk::new(cli.quiet, cli.json);
     let outcome = match cli.command {
         Command::Profile(args) => args.run(&talk),
+        Command::Merge(args) => args.run(&talk),
+        Command::Identify(args) => args.run(&talk),
+        Command::Mask(args) => args.run(&talk),
+        Command::Verify(args) => args.run(&talk),
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

@@ -2,7 +2,7 @@
 
 use std::{
     io::{IsTerminal, Write},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -12,12 +12,11 @@ use serde::Serialize;
 pub struct Talk {
     quiet: bool,
     json: bool,
-    start: Instant,
 }
 
 impl Talk {
     pub fn new(quiet: bool, json: bool) -> Self {
-        Self { quiet, json, start: Instant::now() }
+        Self { quiet, json }
     }
 
     /// A line of talk.
@@ -47,11 +46,6 @@ impl Talk {
             Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
             _ => Ok(()),
         }
-    }
-
-    /// Time since the command began.
-    pub fn elapsed(&self) -> Duration {
-        self.start.elapsed()
     }
 
     /// A bar over `total` tokens on a terminal; on a pipe, nothing but the lines that [`Talk::say`] writes.

@@ -54,14 +54,31 @@ pub fn gated(gate: &Tensor, up: Tensor, act: Activation, layer: usize, observer:
 pub fn observe(gate: &Tensor, act: Activation, layer: usize, observer: &mut dyn Observer) -> Result<()> {
     let Some(tally) = observer.tally() else { return observer.gate(layer, gate) };
     let gate = gate.to_dtype(DType::F32)?.to_device(&candle_core::Device::Cpu)?.contiguous()?;
-    let (_, seq, width) = gate.dims3()?;
+    let (batch, seq, width) = gate.dims3()?;
+    check_runs(tally, batch * seq)?;
     let (storage, layout) = gate.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else { candle_core::bail!("the gate was moved to the CPU") };
     let gate = slice(storage, layout)?;
-    let windows = gate.chunks(seq * width).enumerate();
-    let pieces: Vec<_> = windows.flat_map(|(row, gate)| gate.chunks(PIECE * width).map(move |gate| (row, gate))).collect();
-    let sums = pieces.into_par_iter().map(|(row, gate)| (row, Sums::new(act, width, gate))).collect();
+    let mut rest = gate;
+    let pieces: Vec<(usize, &[f32])> = tally
+        .runs()
+        .iter()
+        .map(|run| {
+            let (piece, behind) = rest.split_at(run.tokens * width);
+            rest = behind;
+            (run.fold, piece)
+        })
+        .collect();
+    let sums = pieces.into_par_iter().map(|(fold, gate)| (fold, Sums::new(act, width, gate))).collect();
     tally.add(layer, width, sums);
+    Ok(())
+}
+
+fn check_runs(tally: &Tally, tokens: usize) -> Result<()> {
+    let announced: usize = tally.runs().iter().map(|run| run.tokens).sum();
+    if announced != tokens {
+        candle_core::bail!("the tally was told of {announced} tokens, but the batch has {tokens}");
+    }
     Ok(())
 }
 
@@ -81,7 +98,7 @@ impl candle_core::InplaceOp2 for GatedOp<'_> {
     }
 
     fn cpu_fwd(&self, up: &mut CpuStorage, up_layout: &Layout, gate: &CpuStorage, gate_layout: &Layout) -> Result<()> {
-        let (_, seq, width) = gate_layout.shape().dims3()?;
+        let (batch, seq, width) = gate_layout.shape().dims3()?;
         let gate = slice(gate, gate_layout)?;
         let range = contiguous(up_layout)?;
         let CpuStorage::F32(up) = up else { candle_core::bail!("the up projection is not f32") };
@@ -89,19 +106,22 @@ impl candle_core::InplaceOp2 for GatedOp<'_> {
         let act = self.act;
         match self.tally.borrow_mut().as_deref_mut() {
             None => up
-                .par_chunks_mut(PIECE * width)
-                .zip(gate.par_chunks(PIECE * width))
+                .par_chunks_mut(ROWS * width)
+                .zip(gate.par_chunks(ROWS * width))
                 .for_each(|(up, gate)| multiply(act, up, gate)),
             Some(tally) => {
-                let windows = up.chunks_mut(seq * width).zip(gate.chunks(seq * width)).enumerate();
-                let pieces: Vec<_> = windows
-                    .flat_map(|(row, (up, gate))| {
-                        up.chunks_mut(PIECE * width).zip(gate.chunks(PIECE * width)).map(move |piece| (row, piece))
-                    })
-                    .collect();
+                check_runs(tally, batch * seq)?;
+                let (mut up, mut gate) = (up, gate);
+                let mut pieces = Vec::with_capacity(tally.runs().len());
+                for run in tally.runs() {
+                    let (up_piece, up_rest) = up.split_at_mut(run.tokens * width);
+                    let (gate_piece, gate_rest) = gate.split_at(run.tokens * width);
+                    pieces.push((run.fold, up_piece, gate_piece));
+                    (up, gate) = (up_rest, gate_rest);
+                }
                 let sums = pieces
                     .into_par_iter()
-                    .map(|(row, (up, gate))| (row, Sums::with_product(act, width, up, gate)))
+                    .map(|(fold, up, gate)| (fold, Sums::with_product(act, width, up, gate)))
                     .collect();
                 tally.add(self.layer, width, sums);
             }
@@ -121,12 +141,12 @@ fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     Ok(&storage.as_slice::<f32>()?[contiguous(layout)?])
 }
 
-/// Tokens of one window that one task takes. Fixed, so that sums are added in the same order whatever the number of threads.
-const PIECE: usize = 64;
+/// Tokens that one task multiplies where nothing is counted.
+const ROWS: usize = 64;
 /// Neurons whose sums fit into the first-level cache beside the rows that are read.
 const TILE: usize = 256;
 
-/// Sums over up to [`PIECE`] tokens of one window, per neuron of a layer.
+/// Sums over the tokens of one run, per neuron of a layer.
 struct Sums {
     active: Vec<u32>,
     sum: Vec<f64>,
@@ -212,11 +232,10 @@ impl Sums {
 }
 
 impl Tally {
-    /// Adds the pieces of one layer, each with its window's row in the batch, in the order of their tokens.
-    fn add(&mut self, layer: usize, width: usize, pieces: Vec<(usize, Sums)>) {
+    /// Adds the sums of one layer's runs, each with its fold, in the order of their tokens.
+    fn add(&mut self, layer: usize, width: usize, runs: Vec<(usize, Sums)>) {
         let at = layer * width..(layer + 1) * width;
-        for (row, sums) in pieces {
-            let fold = self.fold(row);
+        for (fold, sums) in runs {
             for (total, n) in self.active[fold][at.clone()].iter_mut().zip(&sums.active) {
                 *total += u64::from(*n);
             }

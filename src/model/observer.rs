@@ -32,8 +32,8 @@ impl Observer for Unobserved {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tally {
     shape: FfnShape,
-    /// Fold of every window of the batch at hand.
-    rows: Vec<usize>,
+    /// The tokens of the batch at hand, as runs of one fold.
+    runs: Vec<Run>,
     /// Per fold, layer-major: tokens at which the neuron was active.
     pub active: Vec<Vec<u64>>,
     /// Layer-major: sum of the activation over all tokens.
@@ -51,7 +51,7 @@ impl Tally {
         let neurons = shape.neurons();
         Self {
             shape,
-            rows: Vec::new(),
+            runs: Vec::new(),
             active: vec![vec![0; neurons]; folds],
             sum: vec![0.0; neurons],
             sum_sq: vec![0.0; neurons],
@@ -65,16 +65,29 @@ impl Tally {
         self.shape
     }
 
-    /// Says to which fold each window of the next batch belongs.
-    pub fn begin(&mut self, rows: &[usize]) {
-        self.rows = rows.to_vec();
+    /// Says to which fold each token of each window of the next batch belongs.
+    pub fn begin<'a>(&mut self, windows: impl IntoIterator<Item = &'a [u8]>) {
+        // A run ends with its window, so that sums do not depend on which windows share a batch.
+        let runs = windows.into_iter().flat_map(|folds| folds.chunk_by(|a, b| a == b));
+        let pieces = runs.flat_map(|run| run.chunks(PIECE));
+        self.runs = pieces.map(|run| Run { fold: usize::from(run[0]), tokens: run.len() }).collect();
     }
 
-    /// Fold of a window of the batch.
-    pub(super) fn fold(&self, row: usize) -> usize {
-        self.rows[row]
+    /// The runs of the batch, in the order of its tokens.
+    pub(super) fn runs(&self) -> &[Run] {
+        &self.runs
     }
 }
+
+/// Consecutive tokens of one window and one fold; at most [`PIECE`], for they are one thread's task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub fold: usize,
+    pub tokens: usize,
+}
+
+/// Fixed, so that sums are added in the same order whatever the number of threads.
+const PIECE: usize = 64;
 
 impl Observer for Tally {
     fn gate(&mut self, _: usize, _: &Tensor) -> Result<()> {

@@ -62,11 +62,11 @@ pub(crate) fn properties(schema: (&str, &str), further: Vec<(String, String)>) -
 ///
 /// # Errors
 /// When the disk is full or the file cannot be written.
-pub fn write_counts<'a>(
+pub fn write_counts<P: std::borrow::Borrow<Profile>>(
     place: &Path,
     run: &str,
     tokens: u64,
-    profiles: impl IntoIterator<Item = Result<&'a Profile, ProfileError>>,
+    profiles: impl IntoIterator<Item = Result<P, ProfileError>>,
     folds: usize,
     further: Vec<(String, String)>,
     group_rows: usize,
@@ -87,7 +87,7 @@ pub fn write_counts<'a>(
         ArrowWriter::try_new(&mut draft, schema.clone(), Some(properties(COUNTS_SCHEMA, further))).map_err(failed)?;
     let mut rows = 0;
     for profile in profiles {
-        let batch = batch(&schema, run, profile?);
+        let batch = batch(&schema, run, profile?.borrow());
         rows += batch.num_rows();
         writer.write(&batch).map_err(failed)?;
         if writer.in_progress_rows() >= group_rows {

@@ -149,7 +149,7 @@ impl Profiler<'_> {
     fn forward(&self, windows: &[Window], tally: &mut Tally) -> candle_core::Result<()> {
         let ids: Vec<u32> = windows.iter().flat_map(|window| &window.ids).copied().collect();
         let ids = Tensor::from_vec(ids, (windows.len(), self.plan.context), self.decoder.device())?;
-        tally.begin(&windows.iter().map(|window| window.fold).collect::<Vec<_>>());
+        tally.begin(windows.iter().map(|window| window.folds.as_slice()));
         self.decoder.observe(&ids, tally)
     }
 }

@@ -1,0 +1,460 @@
+//! From a profile and the selections made from it to a folder of tables, masks, card and manifest.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+use super::{
+    Atlas, AtlasError, CoverageRow, FileEntry, IdentifyParameters, IdentifyResult, LanguageRow, Manifest, Mask,
+    MaskFormat, MaskSet, ModelRow, NeuronRow, OverlapRow, RateResult, RunRow, StabilityRow, card::card, model_folder, neuron_set,
+};
+use crate::{
+    identify::{Class, Overlap, SelectedNeuron, Selection, Stability, class},
+    language::{LanguageCode, Registry},
+    output,
+    profile::{ProfileFolder, canonical, write_counts},
+    tokens::Coverage,
+};
+
+/// What a release says of itself.
+#[derive(Clone, Debug)]
+pub struct Release {
+    /// SPDX identifier of the licence of tables and masks.
+    pub licence: String,
+    /// Remarks for the card, each a sentence.
+    pub remarks: Vec<String>,
+}
+
+/// One identification and what it was made from.
+pub struct Identification<'a> {
+    /// The profile.
+    pub profile: &'a ProfileFolder,
+    /// Coverage of every language compared, by code.
+    pub coverage: Vec<Coverage>,
+    /// Mean activation of every neuron, per language compared.
+    pub means: Vec<Vec<f32>>,
+    /// What was asked.
+    pub parameters: IdentifyParameters,
+    /// The answer at the largest rate.
+    pub selection: Selection,
+    /// The answers at every rate, ascending.
+    pub rates: Vec<(f64, Selection)>,
+    /// Evidence beside it.
+    pub evidence: Evidence,
+}
+
+/// Evidence beside an identification.
+pub struct Evidence {
+    /// Pairs of languages.
+    pub overlaps: Vec<Overlap>,
+    /// How far the sets can be trusted; a control has none.
+    pub stability: Option<Stability>,
+}
+
+/// Rows of a row group of counts before it ends with a language.
+const GROUP_ROWS: usize = 50_000;
+/// Rows of a part of the counts: about 200 MB.
+const PART_ROWS: usize = 16_000_000;
+
+impl Identification<'_> {
+    fn run_id(&self) -> String {
+        output::sha256(self.parameters_json().as_bytes())[..16].to_owned()
+    }
+
+    fn parameters_json(&self) -> String {
+        canonical(&serde_json::to_value(&self.parameters).expect("plain data"))
+    }
+
+    fn result(&self) -> IdentifyResult {
+        let rates = self.rates.iter().map(|(rate, selection)| RateResult {
+            rate: *rate,
+            asked: selection.asked,
+            selected: selection.neurons.len(),
+            entropy_cut: selection.entropy_cut,
+            tied: selection.ties_at_cut.tied,
+            taken: selection.ties_at_cut.taken,
+        });
+        let mut notes: Vec<String> = Vec::new();
+        for (rate, selection) in &self.rates {
+            for note in &selection.notes {
+                let note = note.to_string();
+                // What is true of all rates is said once.
+                if !notes.iter().any(|said| said == &note) {
+                    notes.push(if note.contains("cut") || note.contains("asked") { format!("at rate {rate}: {note}") } else { note });
+                }
+            }
+        }
+        IdentifyResult {
+            filter_bar: self.selection.filter_bar,
+            activation_bar: self.selection.activation_bar,
+            finite: self.selection.finite,
+            rates: rates.collect(),
+            notes,
+        }
+    }
+
+    fn model_row(&self) -> ModelRow {
+        let head = &self.profile.head;
+        let (card, hashes) = (&head.model, &head.parameters.hashes);
+        ModelRow {
+            id: card.id.clone(),
+            revision: card.revision.clone(),
+            architecture: card.architecture.clone(),
+            layers: card.spec.ffn.layers,
+            width: card.spec.ffn.width,
+            parameters: card.parameters,
+            dtype: card.dtype.clone(),
+            config_sha256: hashes.config.clone(),
+            tokenizer_sha256: hashes.tokenizer.clone(),
+            weights_sha256: serde_json::to_string(&hashes.weights).expect("plain data"),
+            licence: card.licence.clone(),
+        }
+    }
+
+    fn run_rows(&self) -> [RunRow; 2] {
+        let head = &self.profile.head;
+        let asked = &head.parameters;
+        let word = |value: serde_json::Value| value.as_str().map(str::to_owned);
+        let profile = RunRow {
+            run: head.run.clone(),
+            kind: "profile".to_owned(),
+            parent: None,
+            model: head.model.id.clone(),
+            revision: head.model.revision.clone(),
+            corpus: Some(asked.corpus.clone()),
+            split: word(serde_json::to_value(asked.split).expect("a word")),
+            tokens: Some(asked.tokens),
+            context: Some(asked.context as u64),
+            separator: word(serde_json::to_value(asked.separator).expect("a word")),
+            folds: Some(asked.folds as u64),
+            seed: None,
+            precision: Some(asked.precision.clone()),
+            device: Some(asked.device.clone()),
+            method: None,
+            tool_version: head.tool_version.clone(),
+            parameters: canonical(&serde_json::to_value(asked).expect("plain data")),
+            result: None,
+        };
+        let identify = RunRow {
+            run: self.run_id(),
+            kind: "identify".to_owned(),
+            parent: Some(head.run.clone()),
+            seed: Some(self.parameters.seed),
+            method: Some(self.parameters.method.clone()),
+            tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+            parameters: self.parameters_json(),
+            result: Some(canonical(&serde_json::to_value(self.result()).expect("plain data"))),
+            corpus: None,
+            split: None,
+            tokens: None,
+            context: None,
+            separator: None,
+            folds: None,
+            precision: None,
+            device: None,
+            ..profile.clone()
+        };
+        [profile, identify]
+    }
+
+    fn coverage_rows(&self) -> impl Iterator<Item = CoverageRow> {
+        self.coverage.iter().map(|coverage| CoverageRow {
+            run: self.profile.head.run.clone(),
+            language: coverage.language,
+            status: coverage.status.as_str().to_owned(),
+            tokens: coverage.tokens,
+            tokens_read: coverage.tokens_read,
+            documents: coverage.notes.documents,
+            empty_documents: coverage.notes.empty_documents,
+            invalid_utf8: coverage.notes.invalid_utf8,
+            byte_order_marks: coverage.notes.byte_order_marks,
+            bytes: coverage.notes.bytes,
+            tokens_per_byte: (coverage.notes.bytes > 0).then(|| coverage.tokens_read as f64 / coverage.notes.bytes as f64),
+            fold_tokens: coverage.fold_tokens.clone(),
+            fold_documents: coverage.fold_documents.clone(),
+            text_sha256: coverage.text_sha256.clone(),
+        })
+    }
+
+    fn neuron_rows(&self) -> Vec<NeuronRow> {
+        let (model, run) = (&self.profile.head.model.id, self.run_id());
+        let family = |code| Registry::builtin().get(code).map_or("", |language| language.family.as_str());
+        let mut rows = Vec::new();
+        for (at, neuron) in self.selection.neurons.iter().enumerate() {
+            let class = class(&self.selection, neuron, family).map(|class: Class| class.name().to_owned());
+            for (place, &language) in neuron.assigned.iter().enumerate() {
+                let frequency = self.evidence.stability.as_ref().and_then(|stability| stability.selection_freq[at][place]);
+                rows.push(NeuronRow {
+                    model: model.clone(),
+                    run: run.clone(),
+                    method: self.parameters.method.clone(),
+                    class: class.clone(),
+                    selection_freq: frequency,
+                    ..self.neuron_row(neuron, usize::from(language))
+                });
+            }
+        }
+        rows.sort_by_key(|row| (row.language, row.layer, row.neuron));
+        rows
+    }
+
+    /// What the counts say of a neuron in one language.
+    fn neuron_row(&self, neuron: &SelectedNeuron, language: usize) -> NeuronRow {
+        let (probability, sum) = (neuron.probabilities[language], neuron.probabilities.iter().sum::<f64>());
+        NeuronRow {
+            model: String::new(),
+            run: String::new(),
+            method: String::new(),
+            language: self.selection.languages[language],
+            layer: neuron.id.layer,
+            neuron: neuron.id.index,
+            rank: neuron.rank,
+            entropy: Some(neuron.entropy as f32),
+            probability: Some(probability as f32),
+            share: (sum > 0.0).then(|| (probability / sum) as f32),
+            mean_activation: Some(self.means[language][self.selection.shape.flat(neuron.id)]),
+            margin: self.selection.activation_bar.map(|bar| (probability - bar) as f32),
+            selection_freq: None,
+            languages: neuron.assigned.len() as u16,
+            class: None,
+        }
+    }
+
+    fn overlap_rows(&self) -> Vec<OverlapRow> {
+        let codes = &self.selection.languages;
+        let row = |overlap: &Overlap| OverlapRow {
+            model: self.profile.head.model.id.clone(),
+            run: self.run_id(),
+            method: self.parameters.method.clone(),
+            language_a: codes[usize::from(overlap.a)],
+            language_b: codes[usize::from(overlap.b)],
+            shared: overlap.shared,
+            jaccard: overlap.jaccard,
+            overlap_coefficient: overlap.coefficient,
+            cosine: overlap.cosine,
+        };
+        self.evidence.overlaps.iter().map(row).collect()
+    }
+
+    fn stability_rows(&self) -> Vec<StabilityRow> {
+        let codes = self.selection.languages.iter().enumerate();
+        codes
+            .map(|(at, &language)| {
+                let found = self.evidence.stability.as_ref().map(|stability| &stability.languages[at]);
+                StabilityRow {
+                    model: self.profile.head.model.id.clone(),
+                    run: self.run_id(),
+                    method: self.parameters.method.clone(),
+                    language,
+                    neurons: self.selection.set(at).len(),
+                    deff: found.and_then(|found| found.deff),
+                    mean_selection_freq: found.and_then(|found| found.mean_selection_freq).map(f64::from),
+                    split_half_jaccard: found.and_then(|found| found.split_half_jaccard).map(f64::from),
+                    margin_to_bar: found.and_then(|found| found.margin_to_bar),
+                }
+            })
+            .collect()
+    }
+}
+
+/// Writes identifications into an atlas: a new folder, or one that holds an atlas already, whose other models and methods stay.
+/// The manifest is the last file to be written, so that a folder that was interrupted is none.
+///
+/// # Errors
+/// When the folder holds anything else, a profile cannot be read again, or the disk is full.
+pub fn build(place: &Path, release: &Release, identifications: &[Identification]) -> Result<Manifest, AtlasError> {
+    let before = existing(place)?;
+    // From here on the folder is unfinished: without a manifest nobody takes it for an atlas.
+    let folders: BTreeSet<String> = identifications.iter().map(|found| model_folder(&found.profile.head.model.id)).collect();
+    let mut rows: BTreeMap<String, Option<usize>> = BTreeMap::new();
+    if let Some(before) = &before {
+        for file in &before.manifest.files {
+            let replaced = folders.iter().any(|folder| file.path.starts_with(&format!("data/counts/{folder}/")));
+            if !replaced {
+                rows.insert(file.path.clone(), file.rows);
+            }
+        }
+    }
+    let mut counted = BTreeSet::new();
+    for found in identifications {
+        write_method(place, found, &mut rows)?;
+        if counted.insert(found.profile.head.model.id.clone()) {
+            write_all_counts(place, found.profile, &mut rows)?;
+        }
+    }
+    let tables = Common::merge(before.as_ref(), identifications);
+    tables.write(place, &mut rows)?;
+    output::write(&place.join("LICENSE"), licence_text(&release.licence).as_bytes())?;
+    rows.insert("LICENSE".to_owned(), None);
+    let results = tables.results();
+    let table_rows = rows.iter().filter(|(path, _)| path.starts_with("data/neurons")).filter_map(|(_, rows)| *rows).sum();
+    let configs = ["neurons", "counts", "models", "languages", "runs", "coverage", "overlap", "stability"];
+    let has_rows = |name: &&str| {
+        rows.iter().any(|(path, rows)| {
+            rows.is_some_and(|rows| rows > 0)
+                && (path.starts_with(&format!("data/{name}/")) || *path == format!("data/{name}.parquet"))
+        })
+    };
+    let configs: Vec<&str> = configs.into_iter().filter(has_rows).collect();
+    let text = card(release, &tables.models, &tables.languages, &results, &configs, table_rows);
+    output::write(&place.join("README.md"), text.as_bytes())?;
+    rows.insert("README.md".to_owned(), None);
+    let files = rows.iter().map(|(path, rows)| FileEntry::measure(place, path, *rows)).collect::<Result<_, _>>()?;
+    let runs = tables.runs.iter().map(|run| run.run.clone()).collect();
+    let manifest = Manifest::new(&release.licence, runs, tables.models.len(), tables.languages.len(), files);
+    manifest.write(place)?;
+    sweep(place, &manifest, before.as_ref());
+    Ok(manifest)
+}
+
+/// The atlas that is there, if one is. Anything else in the folder is refused.
+fn existing(place: &Path) -> Result<Option<Atlas>, AtlasError> {
+    match Atlas::open(place) {
+        Ok(atlas) => Ok(Some(atlas)),
+        Err(AtlasError::NoAtlas { .. }) => {
+            let unfinished = |name: &std::ffi::OsStr| ["data", "masks", "LICENSE", "README.md"].iter().any(|ours| name == *ours);
+            let mut entries = std::fs::read_dir(place).into_iter().flatten().flatten();
+            if entries.any(|entry| !unfinished(&entry.file_name()) && !entry.file_name().to_string_lossy().ends_with(".part")) {
+                return Err(AtlasError::Occupied { path: place.to_owned() });
+            }
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes files of the earlier atlas that the new one does not name.
+fn sweep(place: &Path, manifest: &Manifest, before: Option<&Atlas>) {
+    for file in before.iter().flat_map(|before| &before.manifest.files) {
+        if manifest.file(&file.path).is_none() {
+            // A file that stays is in nobody's way: `verify` names it.
+            let _ = std::fs::remove_file(place.join(&file.path));
+        }
+    }
+}
+
+fn write_method(
+    place: &Path,
+    found: &Identification,
+    rows: &mut BTreeMap<String, Option<usize>>,
+) -> Result<(), AtlasError> {
+    let (folder, method) = (model_folder(&found.profile.head.model.id), &found.parameters.method);
+    let path = |kind: &str| format!("data/{kind}/{folder}/{method}.parquet");
+    let neurons = found.neuron_rows();
+    rows.insert(path("neurons"), Some(NeuronRow::write(&neurons, &place.join(path("neurons")))?));
+    rows.insert(path("overlap"), Some(OverlapRow::write(&found.overlap_rows(), &place.join(path("overlap")))?));
+    rows.insert(path("stability"), Some(StabilityRow::write(&found.stability_rows(), &place.join(path("stability")))?));
+    let table = FileEntry::measure(place, &path("neurons"), None)?;
+    let result = found.result();
+    rows.retain(|path, _| !(path.starts_with(&format!("masks/{folder}/{method}-")) || *path == format!("masks/{folder}/{method}.safetensors")));
+    for rate in &result.rates {
+        let name = if Some(rate) == result.largest() { method.clone() } else { format!("{method}-{}", rate.rate) };
+        let mask = MaskSet {
+            mask: Mask {
+                model: found.profile.head.model.id.clone(),
+                revision: found.profile.head.model.revision.clone(),
+                method: method.clone(),
+                top_rate: rate.rate,
+                asked: rate.asked,
+                run: found.run_id(),
+                table_sha256: table.sha256.clone(),
+            },
+            sets: found.selection.languages.iter().map(|&code| (code, set(found, &neurons, code, rate))).collect(),
+        };
+        let path = format!("masks/{folder}/{name}.safetensors");
+        mask.write(&place.join(&path), MaskFormat::Safetensors)?;
+        rows.insert(path, None);
+    }
+    Ok(())
+}
+
+fn set(found: &Identification, rows: &[NeuronRow], language: LanguageCode, rate: &RateResult) -> crate::neuron::NeuronSet {
+    let start = rows.partition_point(|row| row.language < language);
+    let end = rows.partition_point(|row| row.language <= language);
+    neuron_set(found.selection.shape, &rows[start..end], rate)
+}
+
+/// The counts of every language of the profile, in parts, each language's rows in one group.
+fn write_all_counts(
+    place: &Path,
+    profile: &ProfileFolder,
+    rows: &mut BTreeMap<String, Option<usize>>,
+) -> Result<(), AtlasError> {
+    let head = &profile.head;
+    let languages = profile.languages()?;
+    let per_part = (PART_ROWS / head.model.spec.ffn.neurons()).max(1);
+    for (part, languages) in languages.chunks(per_part).enumerate() {
+        let path = format!("data/counts/{}/part-{part:05}.parquet", model_folder(&head.model.id));
+        let profiles = languages.iter().map(|&language| profile.read(language));
+        let further = vec![("neuroglot.run".to_owned(), head.run.clone())];
+        let (tokens, folds) = (head.parameters.tokens, head.parameters.folds);
+        let written = write_counts(&place.join(&path), &head.run, tokens, profiles, folds, further, GROUP_ROWS)?;
+        rows.insert(path, Some(written));
+    }
+    Ok(())
+}
+
+/// The tables that all models of an atlas share.
+struct Common {
+    models: Vec<ModelRow>,
+    languages: Vec<LanguageRow>,
+    runs: Vec<RunRow>,
+    coverage: Vec<CoverageRow>,
+}
+
+impl Common {
+    /// What was there, less what the new identifications replace, and the new.
+    fn merge(before: Option<&Atlas>, identifications: &[Identification]) -> Self {
+        let mut models: BTreeMap<String, ModelRow> = BTreeMap::new();
+        let mut runs: BTreeMap<(String, String, String), RunRow> = BTreeMap::new();
+        let mut coverage: BTreeMap<(String, LanguageCode), CoverageRow> = BTreeMap::new();
+        let key = |run: &RunRow| (run.model.clone(), run.kind.clone(), run.method.clone().unwrap_or_default());
+        if let Some(before) = before {
+            models.extend(before.models.iter().map(|model| (model.id.clone(), model.clone())));
+            runs.extend(before.runs.iter().map(|run| (key(run), run.clone())));
+            coverage.extend(before.coverage.iter().map(|row| ((row.run.clone(), row.language), row.clone())));
+        }
+        for found in identifications {
+            let model = found.model_row();
+            models.insert(model.id.clone(), model);
+            runs.extend(found.run_rows().map(|run| (key(&run), run)));
+            coverage.extend(found.coverage_rows().map(|row| ((row.run.clone(), row.language), row)));
+        }
+        let kept: BTreeSet<&String> = runs.values().map(|run| &run.run).collect();
+        coverage.retain(|(run, _), _| kept.contains(run));
+        let codes: BTreeSet<LanguageCode> = coverage.keys().map(|(_, language)| *language).collect();
+        let languages = codes.iter().filter_map(|&code| Registry::builtin().get(code)).map(LanguageRow::from).collect();
+        Self {
+            models: models.into_values().collect(),
+            languages,
+            runs: runs.into_values().collect(),
+            coverage: coverage.into_values().collect(),
+        }
+    }
+
+    fn write(&self, place: &Path, rows: &mut BTreeMap<String, Option<usize>>) -> Result<(), AtlasError> {
+        let mut put = |name: &str, written: Result<usize, AtlasError>| {
+            rows.insert(format!("data/{name}.parquet"), Some(written?));
+            Ok::<_, AtlasError>(())
+        };
+        let at = |name: &str| place.join(format!("data/{name}.parquet"));
+        put("models", ModelRow::write(&self.models, &at("models")))?;
+        put("languages", LanguageRow::write(&self.languages, &at("languages")))?;
+        put("runs", RunRow::write(&self.runs, &at("runs")))?;
+        put("coverage", CoverageRow::write(&self.coverage, &at("coverage")))
+    }
+
+    /// Results of every identification, by model.
+    fn results(&self) -> Vec<(String, IdentifyResult)> {
+        let parse = |run: &RunRow| Some((run.model.clone(), serde_json::from_str(run.result.as_deref()?).ok()?));
+        self.runs.iter().filter(|run| run.method.as_deref() != Some("random")).filter_map(parse).collect()
+    }
+}
+
+fn licence_text(licence: &str) -> String {
+    format!(
+        "The tables and masks of this atlas are offered under {licence} (SPDX identifier; text at spdx.org/licenses).\n\
+         They were computed from language models and texts that have licences of their own; neither is part of this atlas.\n"
+    )
+}

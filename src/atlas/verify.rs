@@ -1,0 +1,159 @@
+//! Is an atlas whole? Sizes and hashes against the manifest, tables against their schemas, masks against tables.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+use serde::Serialize;
+
+use super::{Atlas, AtlasError, FileEntry, MANIFEST, Manifest, MaskSet, model_folder, neuron_set};
+use crate::profile::CountsReader;
+
+/// One thing that was checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// File, or what was compared.
+    pub what: String,
+    /// What is wrong, if anything is.
+    pub problem: Option<String>,
+}
+
+/// Checks everything that can be checked without the model and the corpus.
+///
+/// # Errors
+/// When there is no atlas to check; whatever is wrong inside it is a [`Check`] with a problem.
+pub fn verify(path: &Path) -> Result<Vec<Check>, AtlasError> {
+    let manifest = Manifest::read(path)?;
+    let mut checks: Vec<Check> = manifest.files.iter().map(|file| check_file(path, file)).collect();
+    checks.extend(strangers(path, &manifest));
+    if checks.iter().any(|check| check.problem.is_some()) {
+        return Ok(checks);
+    }
+    match Atlas::open(path) {
+        Err(error) => checks.push(Check { what: "tables".to_owned(), problem: Some(error.to_string()) }),
+        Ok(atlas) => {
+            checks.extend(check_counts(&atlas));
+            checks.extend(check_neurons(&atlas));
+            checks.extend(check_masks(&atlas));
+        }
+    }
+    Ok(checks)
+}
+
+fn check_file(atlas: &Path, file: &FileEntry) -> Check {
+    let problem = match FileEntry::measure(atlas, &file.path, file.rows) {
+        Err(error) => Some(error.to_string()),
+        Ok(found) if found.bytes != file.bytes => Some(format!("has {} bytes, but the manifest says {}", found.bytes, file.bytes)),
+        Ok(found) if found.sha256 != file.sha256 => {
+            Some(format!("has SHA-256 {}, but the manifest says {}", found.sha256, file.sha256))
+        }
+        Ok(_) => None,
+    };
+    Check { what: file.path.clone(), problem }
+}
+
+/// Files that the manifest does not name; names that begin with a dot are the file system's and git's.
+fn strangers(atlas: &Path, manifest: &Manifest) -> Vec<Check> {
+    let named: BTreeSet<&str> = manifest.files.iter().map(|file| file.path.as_str()).collect();
+    let mut found = Vec::new();
+    let mut folders = vec![String::new()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(atlas.join(&folder)).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let path = if folder.is_empty() { name.clone() } else { format!("{folder}/{name}") };
+            if name.starts_with('.') || path == MANIFEST {
+                continue;
+            }
+            if entry.path().is_dir() {
+                folders.push(path);
+            } else if !named.contains(path.as_str()) {
+                found.push(Check { what: path, problem: Some("is not in the manifest; delete it".to_owned()) });
+            }
+        }
+    }
+    found.sort_by(|a, b| a.what.cmp(&b.what));
+    found
+}
+
+/// Every part of the counts is a whole number of grids, and no count is above its fold's tokens.
+fn check_counts(atlas: &Atlas) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for model in &atlas.models {
+        let prefix = format!("data/counts/{}/", model_folder(&model.id));
+        for file in atlas.manifest.files.iter().filter(|file| file.path.starts_with(&prefix)) {
+            let read = CountsReader::open(&atlas.path.join(&file.path)).and_then(|reader| {
+                let run = reader.metadata("neuroglot.run").unwrap_or_default();
+                Ok((run, reader.read(model.shape())?))
+            });
+            let problem = match read {
+                Err(error) => Some(error.to_string()),
+                Ok((run, table)) => {
+                    let tokens: BTreeMap<String, &Vec<u64>> = atlas
+                        .coverage
+                        .iter()
+                        .filter(|row| row.run == run)
+                        .map(|row| (row.language.to_string(), &row.fold_tokens))
+                        .collect();
+                    table.languages.iter().zip(&table.tallies).find_map(|(language, tally)| {
+                        // A language that was counted and not compared has counts and no coverage row.
+                        let tokens = tokens.get(language)?;
+                        let above = tally.active.iter().zip(*tokens).any(|(active, tokens)| active.iter().any(|n| n > tokens));
+                        above.then(|| format!("{language}: a neuron is active in more tokens than were run"))
+                    })
+                }
+            };
+            checks.push(Check { what: format!("{} against coverage", file.path), problem });
+        }
+    }
+    checks
+}
+
+/// Rows lie within the model's grid, once each.
+fn check_neurons(atlas: &Atlas) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for ((folder, method), tables) in &atlas.methods {
+        let model = atlas.models.iter().find(|model| model_folder(&model.id) == *folder);
+        let problem = match model {
+            None => Some("belongs to no model of models.parquet".to_owned()),
+            Some(model) => tables.neurons.iter().zip(tables.neurons.iter().skip(1).map(Some).chain([None])).find_map(|(row, next)| {
+                let twice = next.is_some_and(|next| (next.language, next.layer, next.neuron) == (row.language, row.layer, row.neuron));
+                let outside = row.layer >= model.layers || row.neuron >= model.width;
+                (twice || outside).then(|| {
+                    let what = if twice { "stands twice" } else { "lies outside the model" };
+                    format!("{} layer {} neuron {} {what}", row.language, row.layer, row.neuron)
+                })
+            }),
+        };
+        checks.push(Check { what: format!("data/neurons/{folder}/{method}.parquet against models"), problem });
+    }
+    checks
+}
+
+/// Masks and the table of neurons say the same.
+fn check_masks(atlas: &Atlas) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for ((folder, method), tables) in &atlas.methods {
+        let Some(model) = atlas.models.iter().find(|model| model_folder(&model.id) == *folder) else { continue };
+        let (parameters, result) = match atlas.identification(model, method) {
+            Ok((_, parameters, result)) => (parameters, result),
+            Err(error) => {
+                checks.push(Check { what: format!("run of {folder}/{method}"), problem: Some(error.to_string()) });
+                continue;
+            }
+        };
+        for rate in &result.rates {
+            let name = if Some(rate) == result.largest() { method.clone() } else { format!("{method}-{}", rate.rate) };
+            let path = format!("masks/{folder}/{name}.safetensors");
+            let problem = match MaskSet::read(&atlas.path.join(&path), model.shape()) {
+                Err(error) => Some(error.to_string()),
+                Ok(masks) => parameters.languages.iter().find_map(|&language| {
+                    let wanted = neuron_set(model.shape(), tables.of(language), rate);
+                    (masks.get(&language) != Some(&wanted)).then(|| format!("{language}: mask and table differ"))
+                }),
+            };
+            checks.push(Check { what: format!("{path} against data/neurons/{folder}/{method}.parquet"), problem });
+        }
+    }
+    checks
+}
