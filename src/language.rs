@@ -192,8 +192,22 @@ static BUILTIN: LazyLock<Registry> = LazyLock::new(|| {
 
 /// The columns of `atlas/languages.tsv`.
 const COLUMNS: [&str; 16] = [
-    "code", "iso639_1", "bcp47", "glottocode", "name", "autonym", "direction", "family", "subfamily", "area",
-    "latitude", "longitude", "speakers", "macrolanguage", "aliases", "sources",
+    "code",
+    "iso639_1",
+    "bcp47",
+    "glottocode",
+    "name",
+    "autonym",
+    "direction",
+    "family",
+    "subfamily",
+    "area",
+    "latitude",
+    "longitude",
+    "speakers",
+    "macrolanguage",
+    "aliases",
+    "sources",
 ];
 
 impl Registry {
@@ -246,7 +260,11 @@ impl Registry {
             1 => Ok(&self.languages[*found.first().expect("there is one")]),
             _ => Err(LanguageError::Ambiguous {
                 spelling: spelling.trim().to_owned(),
-                candidates: found.iter().map(|&at| &self.languages[at]).map(|l| format!("{} ({})", l.code, l.name)).collect(),
+                candidates: found
+                    .iter()
+                    .map(|&at| &self.languages[at])
+                    .map(|l| format!("{} ({})", l.code, l.name))
+                    .collect(),
             }),
         }
     }
@@ -300,9 +318,11 @@ impl Registry {
         let mut near: Vec<(usize, String)> = self
             .languages
             .iter()
-            .flat_map(|language| [(&language.name, language), (&language.autonym().to_owned(), language)].map(
-                |(name, language)| (edits(&fold(name), wanted), format!("{} ({})", language.code, language.name)),
-            ))
+            .flat_map(|language| {
+                [(&language.name, language), (&language.autonym().to_owned(), language)].map(|(name, language)| {
+                    (edits(&fold(name), wanted), format!("{} ({})", language.code, language.name))
+                })
+            })
             .filter(|(distance, _)| *distance <= 2 && wanted.chars().count() > 3)
             .collect();
         near.sort();

@@ -18,4 +18,5 @@ pub mod model;
 pub mod profile;
 pub mod identify;
 pub mod atlas;
+pub mod site;
 pub mod cli;

@@ -99,6 +99,15 @@ pub fn sha256_file(path: &Path) -> std::io::Result<String> {
     }
 }
 
+/// A number with its thousands apart, `1,234,567`.
+#[must_use]
+pub fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().map(|g| std::str::from_utf8(g).expect("digits")).collect();
+    groups.join(",")
+}
+
 /// A file that cannot be written.
 #[derive(Debug, thiserror::Error)]
 #[error("{path}: cannot be written: {source}{}", way_out(.source))]
@@ -114,8 +123,12 @@ fn way_out(source: &std::io::Error) -> &'static str {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
             "; make room and run the same command again, what is finished is kept"
         }
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "; choose a folder that you may write to with --out",
-        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => "; a file stands where a folder is wanted, choose another --out",
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            "; choose a folder that you may write to with --out"
+        }
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+            "; a file stands where a folder is wanted, choose another --out"
+        }
         _ => "",
     }
 }

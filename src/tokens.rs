@@ -136,7 +136,9 @@ pub enum TokensError {
         wanted: usize,
     },
     /// A prepared id that the model has no embedding for.
-    #[error("{language}: prepared window {window} holds id {id}, but the model's embedding has {vocabulary} rows; the ids are another tokenizer's")]
+    #[error(
+        "{language}: prepared window {window} holds id {id}, but the model's embedding has {vocabulary} rows; the ids are another tokenizer's"
+    )]
     Id {
         /// The language.
         language: LanguageCode,

@@ -7,13 +7,14 @@ use std::{
 
 use super::{
     Atlas, AtlasError, CoverageRow, FileEntry, IdentifyParameters, IdentifyResult, LanguageRow, Manifest, Mask,
-    MaskFormat, MaskSet, ModelRow, NeuronRow, OverlapRow, RateResult, RunRow, StabilityRow, card::card, model_folder, neuron_set,
+    MaskFormat, MaskSet, ModelRow, NeuronRow, OverlapRow, RateResult, RunRow, StabilityRow, card::card, model_folder,
+    neuron_set,
 };
 use crate::{
     identify::{Class, Overlap, SelectedNeuron, Selection, Stability, class},
     language::{LanguageCode, Registry},
     output,
-    profile::{ProfileFolder, canonical, write_counts},
+    profile::{Profile, ProfileFolder, canonical, write_counts},
     tokens::Coverage,
 };
 
@@ -22,8 +23,10 @@ use crate::{
 pub struct Release {
     /// SPDX identifier of the licence of tables and masks.
     pub licence: String,
-    /// Remarks for the card, each a sentence.
+    /// What a reader should know of text and models, in sentences.
     pub remarks: Vec<String>,
+    /// What a reader should know of one language's text.
+    pub language_remarks: BTreeMap<LanguageCode, String>,
 }
 
 /// One identification and what it was made from.
@@ -81,7 +84,11 @@ impl Identification<'_> {
                 let note = note.to_string();
                 // What is true of all rates is said once.
                 if !notes.iter().any(|said| said == &note) {
-                    notes.push(if note.contains("cut") || note.contains("asked") { format!("at rate {rate}: {note}") } else { note });
+                    notes.push(if note.contains("cut") || note.contains("asked") {
+                        format!("at rate {rate}: {note}")
+                    } else {
+                        note
+                    });
                 }
             }
         }
@@ -158,8 +165,9 @@ impl Identification<'_> {
         [profile, identify]
     }
 
-    fn coverage_rows(&self) -> impl Iterator<Item = CoverageRow> {
+    fn coverage_rows(&self, release: &Release) -> impl Iterator<Item = CoverageRow> {
         self.coverage.iter().map(|coverage| CoverageRow {
+            remark: release.language_remarks.get(&coverage.language).cloned(),
             run: self.profile.head.run.clone(),
             language: coverage.language,
             status: coverage.status.as_str().to_owned(),
@@ -170,7 +178,8 @@ impl Identification<'_> {
             invalid_utf8: coverage.notes.invalid_utf8,
             byte_order_marks: coverage.notes.byte_order_marks,
             bytes: coverage.notes.bytes,
-            tokens_per_byte: (coverage.notes.bytes > 0).then(|| coverage.tokens_read as f64 / coverage.notes.bytes as f64),
+            tokens_per_byte: (coverage.notes.bytes > 0)
+                .then(|| coverage.tokens_read as f64 / coverage.notes.bytes as f64),
             fold_tokens: coverage.fold_tokens.clone(),
             fold_documents: coverage.fold_documents.clone(),
             text_sha256: coverage.text_sha256.clone(),
@@ -184,7 +193,8 @@ impl Identification<'_> {
         for (at, neuron) in self.selection.neurons.iter().enumerate() {
             let class = class(&self.selection, neuron, family).map(|class: Class| class.name().to_owned());
             for (place, &language) in neuron.assigned.iter().enumerate() {
-                let frequency = self.evidence.stability.as_ref().and_then(|stability| stability.selection_freq[at][place]);
+                let frequency =
+                    self.evidence.stability.as_ref().and_then(|stability| stability.selection_freq[at][place]);
                 rows.push(NeuronRow {
                     model: model.clone(),
                     run: run.clone(),
@@ -266,7 +276,8 @@ impl Identification<'_> {
 pub fn build(place: &Path, release: &Release, identifications: &[Identification]) -> Result<Manifest, AtlasError> {
     let before = existing(place)?;
     // From here on the folder is unfinished: without a manifest nobody takes it for an atlas.
-    let folders: BTreeSet<String> = identifications.iter().map(|found| model_folder(&found.profile.head.model.id)).collect();
+    let folders: BTreeSet<String> =
+        identifications.iter().map(|found| model_folder(&found.profile.head.model.id)).collect();
     let mut rows: BTreeMap<String, Option<usize>> = BTreeMap::new();
     if let Some(before) = &before {
         for file in &before.manifest.files {
@@ -283,12 +294,13 @@ pub fn build(place: &Path, release: &Release, identifications: &[Identification]
             write_all_counts(place, found.profile, &mut rows)?;
         }
     }
-    let tables = Common::merge(before.as_ref(), identifications);
+    let tables = Common::merge(before.as_ref(), release, identifications);
     tables.write(place, &mut rows)?;
     output::write(&place.join("LICENSE"), licence_text(&release.licence).as_bytes())?;
     rows.insert("LICENSE".to_owned(), None);
     let results = tables.results();
-    let table_rows = rows.iter().filter(|(path, _)| path.starts_with("data/neurons")).filter_map(|(_, rows)| *rows).sum();
+    let table_rows =
+        rows.iter().filter(|(path, _)| path.starts_with("data/neurons")).filter_map(|(_, rows)| *rows).sum();
     let configs = ["neurons", "counts", "models", "languages", "runs", "coverage", "overlap", "stability"];
     let has_rows = |name: &&str| {
         rows.iter().any(|(path, rows)| {
@@ -297,12 +309,14 @@ pub fn build(place: &Path, release: &Release, identifications: &[Identification]
         })
     };
     let configs: Vec<&str> = configs.into_iter().filter(has_rows).collect();
-    let text = card(release, &tables.models, &tables.languages, &results, &configs, table_rows);
+    let mut remarks = before.as_ref().map_or_else(Vec::new, |before| before.manifest.remarks.clone());
+    remarks.extend(release.remarks.iter().filter(|remark| !remarks.contains(remark)).cloned().collect::<Vec<_>>());
+    let text = card(&release.licence, &remarks, &tables.models, &tables.languages, &results, &configs, table_rows);
     output::write(&place.join("README.md"), text.as_bytes())?;
     rows.insert("README.md".to_owned(), None);
     let files = rows.iter().map(|(path, rows)| FileEntry::measure(place, path, *rows)).collect::<Result<_, _>>()?;
     let runs = tables.runs.iter().map(|run| run.run.clone()).collect();
-    let manifest = Manifest::new(&release.licence, runs, tables.models.len(), tables.languages.len(), files);
+    let manifest = Manifest::new(&release.licence, remarks, runs, tables.models.len(), tables.languages.len(), files);
     manifest.write(place)?;
     sweep(place, &manifest, before.as_ref());
     Ok(manifest)
@@ -313,9 +327,12 @@ fn existing(place: &Path) -> Result<Option<Atlas>, AtlasError> {
     match Atlas::open(place) {
         Ok(atlas) => Ok(Some(atlas)),
         Err(AtlasError::NoAtlas { .. }) => {
-            let unfinished = |name: &std::ffi::OsStr| ["data", "masks", "LICENSE", "README.md"].iter().any(|ours| name == *ours);
+            let unfinished =
+                |name: &std::ffi::OsStr| ["data", "masks", "LICENSE", "README.md"].iter().any(|ours| name == *ours);
             let mut entries = std::fs::read_dir(place).into_iter().flatten().flatten();
-            if entries.any(|entry| !unfinished(&entry.file_name()) && !entry.file_name().to_string_lossy().ends_with(".part")) {
+            if entries
+                .any(|entry| !unfinished(&entry.file_name()) && !entry.file_name().to_string_lossy().ends_with(".part"))
+            {
                 return Err(AtlasError::Occupied { path: place.to_owned() });
             }
             Ok(None)
@@ -347,7 +364,10 @@ fn write_method(
     rows.insert(path("stability"), Some(StabilityRow::write(&found.stability_rows(), &place.join(path("stability")))?));
     let table = FileEntry::measure(place, &path("neurons"), None)?;
     let result = found.result();
-    rows.retain(|path, _| !(path.starts_with(&format!("masks/{folder}/{method}-")) || *path == format!("masks/{folder}/{method}.safetensors")));
+    rows.retain(|path, _| {
+        !(path.starts_with(&format!("masks/{folder}/{method}-"))
+            || *path == format!("masks/{folder}/{method}.safetensors"))
+    });
     for rate in &result.rates {
         let name = if Some(rate) == result.largest() { method.clone() } else { format!("{method}-{}", rate.rate) };
         let mask = MaskSet {
@@ -369,7 +389,12 @@ fn write_method(
     Ok(())
 }
 
-fn set(found: &Identification, rows: &[NeuronRow], language: LanguageCode, rate: &RateResult) -> crate::neuron::NeuronSet {
+fn set(
+    found: &Identification,
+    rows: &[NeuronRow],
+    language: LanguageCode,
+    rate: &RateResult,
+) -> crate::neuron::NeuronSet {
     let start = rows.partition_point(|row| row.language < language);
     let end = rows.partition_point(|row| row.language <= language);
     neuron_set(found.selection.shape, &rows[start..end], rate)
@@ -386,13 +411,22 @@ fn write_all_counts(
     let per_part = (PART_ROWS / head.model.spec.ffn.neurons()).max(1);
     for (part, languages) in languages.chunks(per_part).enumerate() {
         let path = format!("data/counts/{}/part-{part:05}.parquet", model_folder(&head.model.id));
-        let profiles = languages.iter().map(|&language| profile.read(language));
+        let profiles = languages.iter().map(|&language| profile.read(language).map(published));
         let further = vec![("neuroglot.run".to_owned(), head.run.clone())];
         let (tokens, folds) = (head.parameters.tokens, head.parameters.folds);
         let written = write_counts(&place.join(&path), &head.run, tokens, profiles, folds, further, GROUP_ROWS)?;
         rows.insert(path, Some(written));
     }
     Ok(())
+}
+
+/// A profile as an atlas holds it: counts exact, moments rounded to the 24 bits of f32, for bits beyond them are noise that no
+/// compression takes away. The profile's own files keep them.
+fn published(mut profile: Profile) -> Profile {
+    let round = |sums: &mut Vec<f64>| sums.iter_mut().for_each(|sum| *sum = f64::from(*sum as f32));
+    round(&mut profile.tally.sum);
+    round(&mut profile.tally.sum_sq);
+    profile
 }
 
 /// The tables that all models of an atlas share.
@@ -405,7 +439,7 @@ struct Common {
 
 impl Common {
     /// What was there, less what the new identifications replace, and the new.
-    fn merge(before: Option<&Atlas>, identifications: &[Identification]) -> Self {
+    fn merge(before: Option<&Atlas>, release: &Release, identifications: &[Identification]) -> Self {
         let mut models: BTreeMap<String, ModelRow> = BTreeMap::new();
         let mut runs: BTreeMap<(String, String, String), RunRow> = BTreeMap::new();
         let mut coverage: BTreeMap<(String, LanguageCode), CoverageRow> = BTreeMap::new();
@@ -419,7 +453,7 @@ impl Common {
             let model = found.model_row();
             models.insert(model.id.clone(), model);
             runs.extend(found.run_rows().map(|run| (key(&run), run)));
-            coverage.extend(found.coverage_rows().map(|row| ((row.run.clone(), row.language), row)));
+            coverage.extend(found.coverage_rows(release).map(|row| ((row.run.clone(), row.language), row)));
         }
         let kept: BTreeSet<&String> = runs.values().map(|run| &run.run).collect();
         coverage.retain(|(run, _), _| kept.contains(run));

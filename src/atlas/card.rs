@@ -3,11 +3,12 @@
 use minijinja::{Environment, UndefinedBehavior, value::Serde};
 use serde_json::json;
 
-use super::{IdentifyResult, LanguageRow, ModelRow, build::Release};
+use super::{IdentifyResult, LanguageRow, ModelRow};
 
 /// The text of README.md.
 pub fn card(
-    release: &Release,
+    licence: &str,
+    remarks: &[String],
     models: &[ModelRow],
     languages: &[LanguageRow],
     results: &[(String, IdentifyResult)],
@@ -39,7 +40,8 @@ pub fn card(
         _ => "100M<n<1B",
     };
     let model = |model: &ModelRow| {
-        let of_model: Vec<&IdentifyResult> = results.iter().filter(|(id, _)| *id == model.id).map(|(_, result)| result).collect();
+        let of_model: Vec<&IdentifyResult> =
+            results.iter().filter(|(id, _)| *id == model.id).map(|(_, result)| result).collect();
         json!({
             "id": model.id,
             "folder": super::model_folder(&model.id),
@@ -50,14 +52,14 @@ pub fn card(
         })
     };
     let context = json!({
-        "licence": release.licence.to_lowercase(),
+        "licence": licence.to_lowercase(),
         "languages": codes,
         "example": languages.first().map(|language| language.code),
         "count": languages.len(),
         "configs": tables.iter().map(config).collect::<Vec<_>>(),
         "size": size,
         "models": models.iter().map(model).collect::<Vec<_>>(),
-        "remarks": release.remarks,
+        "remarks": remarks,
         "version": env!("CARGO_PKG_VERSION"),
     });
     let template = environment.get_template("card.md").expect("it was added above");

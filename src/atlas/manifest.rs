@@ -25,6 +25,9 @@ pub struct Manifest {
     pub tool: Tool,
     /// SPDX identifier of the licence of tables and masks.
     pub licence: String,
+    /// What a reader should know of text and models, in sentences.
+    #[serde(default)]
+    pub remarks: Vec<String>,
     /// Run ids.
     pub runs: Vec<String>,
     /// Sums over the files.
@@ -73,7 +76,7 @@ pub struct FileEntry {
 
 impl FileEntry {
     /// Measures a file.
-    pub(super) fn measure(atlas: &Path, path: &str, rows: Option<usize>) -> Result<Self, AtlasError> {
+    pub(crate) fn measure(atlas: &Path, path: &str, rows: Option<usize>) -> Result<Self, AtlasError> {
         let file = atlas.join(path);
         let unreadable = |error: std::io::Error| AtlasError::broken(&file, format!("cannot be read: {error}"));
         let bytes = std::fs::metadata(&file).map_err(unreadable)?.len();
@@ -84,7 +87,14 @@ impl FileEntry {
 impl Manifest {
     /// The manifest of files.
     #[must_use]
-    pub fn new(licence: &str, runs: Vec<String>, models: usize, languages: usize, mut files: Vec<FileEntry>) -> Self {
+    pub fn new(
+        licence: &str,
+        remarks: Vec<String>,
+        runs: Vec<String>,
+        models: usize,
+        languages: usize,
+        mut files: Vec<FileEntry>,
+    ) -> Self {
         files.sort_by(|a, b| a.path.cmp(&b.path));
         let tool = Tool {
             name: "neuroglot".to_owned(),
@@ -93,7 +103,7 @@ impl Manifest {
         };
         let totals = Totals { models, languages, files: files.len(), bytes: files.iter().map(|file| file.bytes).sum() };
         let (schema, schema_version) = (SCHEMA.to_owned(), VERSION.to_owned());
-        Self { schema, schema_version, release: None, tool, licence: licence.to_owned(), runs, totals, files }
+        Self { schema, schema_version, release: None, tool, licence: licence.to_owned(), remarks, runs, totals, files }
     }
 
     /// Reads an atlas' manifest. Paths that would leave the atlas are refused here, once for all readers.
@@ -113,10 +123,15 @@ impl Manifest {
             serde_json::from_slice(&json).map_err(|error| AtlasError::broken(&path, format!("is broken: {error}")))?;
         if manifest.schema != SCHEMA || manifest.schema_version.split('.').next() != VERSION.split('.').next() {
             let found = format!("{} {}", manifest.schema, manifest.schema_version);
-            return Err(AtlasError::broken(&path, format!("is `{found}`, but this neuroglot reads {SCHEMA} {VERSION}; use a newer one")));
+            return Err(AtlasError::broken(
+                &path,
+                format!("is `{found}`, but this neuroglot reads {SCHEMA} {VERSION}; use a newer one"),
+            ));
         }
         match manifest.files.iter().find(|file| !stays_inside(&file.path)) {
-            Some(file) => Err(AtlasError::broken(&path, format!("names `{}`, which lies outside the atlas", file.path))),
+            Some(file) => {
+                Err(AtlasError::broken(&path, format!("names `{}`, which lies outside the atlas", file.path)))
+            }
             None => Ok(manifest),
         }
     }
@@ -135,5 +150,7 @@ impl Manifest {
 }
 
 fn stays_inside(path: &str) -> bool {
-    !path.is_empty() && !path.contains('\\') && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
+    !path.is_empty()
+        && !path.contains('\\')
+        && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
 }

@@ -94,7 +94,10 @@ impl MaskSet {
             let start = data.len();
             data.extend(pack(set));
             let shape = [set.shape().layers, set.shape().width.div_ceil(8)];
-            header.insert(language.to_string(), json!({ "dtype": "U8", "shape": shape, "data_offsets": [start, data.len()] }));
+            header.insert(
+                language.to_string(),
+                json!({ "dtype": "U8", "shape": shape, "data_offsets": [start, data.len()] }),
+            );
         }
         let mut header = serde_json::to_vec(&header).expect("plain data");
         header.resize(header.len().next_multiple_of(8), b' ');
@@ -104,7 +107,8 @@ impl MaskSet {
     fn json(&self) -> Vec<u8> {
         let languages: BTreeMap<String, &[Vec<u32>]> =
             self.sets.iter().map(|(language, set)| (language.to_string(), set.layers())).collect();
-        let mut json = serde_json::to_vec(&json!({ "metadata": self.metadata(), "languages": languages })).expect("plain data");
+        let mut json =
+            serde_json::to_vec(&json!({ "metadata": self.metadata(), "languages": languages })).expect("plain data");
         json.push(b'\n');
         json
     }
@@ -114,18 +118,24 @@ impl MaskSet {
     /// # Errors
     /// When it is none, or its tensors do not fit the grid, or a bit beyond the width is set.
     pub fn read(path: &Path, shape: FfnShape) -> Result<BTreeMap<LanguageCode, NeuronSet>, AtlasError> {
-        let bytes = std::fs::read(path).map_err(|error| AtlasError::broken(path, format!("cannot be read: {error}")))?;
+        let bytes =
+            std::fs::read(path).map_err(|error| AtlasError::broken(path, format!("cannot be read: {error}")))?;
         let file = SafeTensors::deserialize(&bytes)
             .map_err(|error| AtlasError::broken(path, format!("is not a safetensors file: {error}")))?;
         let wanted = [shape.layers, shape.width.div_ceil(8)];
         let mut sets = BTreeMap::new();
         for (name, tensor) in file.tensors() {
             if tensor.dtype() != safetensors::Dtype::U8 || tensor.shape() != wanted {
-                let problem = format!("tensor `{name}` is {:?} {:?}, but U8 {wanted:?} is wanted", tensor.dtype(), tensor.shape());
+                let problem = format!(
+                    "tensor `{name}` is {:?} {:?}, but U8 {wanted:?} is wanted",
+                    tensor.dtype(),
+                    tensor.shape()
+                );
                 return Err(AtlasError::broken(path, problem));
             }
-            let set = unpack(tensor.data(), shape)
-                .ok_or_else(|| AtlasError::broken(path, format!("tensor `{name}` has bits beyond neuron {}", shape.width)))?;
+            let set = unpack(tensor.data(), shape).ok_or_else(|| {
+                AtlasError::broken(path, format!("tensor `{name}` has bits beyond neuron {}", shape.width))
+            })?;
             sets.insert(name.parse()?, set);
         }
         Ok(sets)

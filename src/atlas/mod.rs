@@ -15,17 +15,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use self::table::Table;
 pub use self::{
     build::{Evidence, Identification, Release, build},
     manifest::{FileEntry, MANIFEST, Manifest},
     masks::{Mask, MaskFormat, MaskSet},
     rows::{
-        CoverageRow, IdentifyParameters, IdentifyResult, LanguageRow, ModelRow, NeuronRow, OverlapRow, RateResult, RunRow,
-        StabilityRow,
+        CoverageRow, IdentifyParameters, IdentifyResult, LanguageRow, ModelRow, NeuronRow, OverlapRow, RateResult,
+        RunRow, StabilityRow,
     },
     verify::{Check, verify},
 };
-use self::table::Table;
 use crate::{
     identify::IdentifyError,
     language::{LanguageCode, LanguageError},
@@ -224,7 +224,12 @@ impl Atlas {
             path: self.path.clone(),
             model: model.id.clone(),
             method: method.to_owned(),
-            methods: self.methods.keys().filter(|(folder, _)| *folder == key.0).map(|(_, method)| method.clone()).collect(),
+            methods: self
+                .methods
+                .keys()
+                .filter(|(folder, _)| *folder == key.0)
+                .map(|(_, method)| method.clone())
+                .collect(),
         })
     }
 
@@ -232,11 +237,19 @@ impl Atlas {
     ///
     /// # Errors
     /// When the runs table has no such row.
-    pub fn identification(&self, model: &ModelRow, method: &str) -> Result<(&RunRow, IdentifyParameters, IdentifyResult), AtlasError> {
+    pub fn identification(
+        &self,
+        model: &ModelRow,
+        method: &str,
+    ) -> Result<(&RunRow, IdentifyParameters, IdentifyResult), AtlasError> {
         let path = self.path.join("data/runs.parquet");
-        let run = self.runs.iter().find(|run| run.kind == "identify" && run.model == model.id && run.method.as_deref() == Some(method));
+        let run = self
+            .runs
+            .iter()
+            .find(|run| run.kind == "identify" && run.model == model.id && run.method.as_deref() == Some(method));
         let run = run.ok_or_else(|| AtlasError::broken(&path, format!("has no run of `{method}` on {}", model.id)))?;
-        let broken = |error: serde_json::Error| AtlasError::broken(&path, format!("run {} is broken: {error}", run.run));
+        let broken =
+            |error: serde_json::Error| AtlasError::broken(&path, format!("run {} is broken: {error}", run.run));
         let parameters = serde_json::from_str(&run.parameters).map_err(broken)?;
         let result = serde_json::from_str(run.result.as_deref().unwrap_or("null")).map_err(broken)?;
         Ok((run, parameters, result))
@@ -246,7 +259,13 @@ impl Atlas {
     ///
     /// # Errors
     /// When the language was not identified or the rate is not one of the atlas'.
-    pub fn set(&self, model: &ModelRow, method: &str, language: LanguageCode, rate: Option<f64>) -> Result<(NeuronSet, RateResult), AtlasError> {
+    pub fn set(
+        &self,
+        model: &ModelRow,
+        method: &str,
+        language: LanguageCode,
+        rate: Option<f64>,
+    ) -> Result<(NeuronSet, RateResult), AtlasError> {
         let tables = self.method(model, method)?;
         let (_, parameters, result) = self.identification(model, method)?;
         if !parameters.languages.contains(&language) {

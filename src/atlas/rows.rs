@@ -68,8 +68,10 @@ impl ModelRow {
     pub(super) fn read(path: &Path) -> Result<Vec<Self>, AtlasError> {
         let table = Columns::read(path, Self::SCHEMA)?;
         let (layers, width) = (table.counts("layers")?, table.counts("width")?);
-        let (ids, revisions, licences) = (table.text("id")?, table.optional_text("revision")?, table.optional_text("licence")?);
-        let (architectures, parameters, dtypes) = (table.text("architecture")?, table.counts("parameters")?, table.text("dtype")?);
+        let (ids, revisions, licences) =
+            (table.text("id")?, table.optional_text("revision")?, table.optional_text("licence")?);
+        let (architectures, parameters, dtypes) =
+            (table.text("architecture")?, table.counts("parameters")?, table.text("dtype")?);
         let (configs, tokenizers, weights) =
             (table.text("config_sha256")?, table.text("tokenizer_sha256")?, table.text("weights_sha256")?);
         let row = |i: usize| Self {
@@ -168,7 +170,8 @@ impl LanguageRow {
         let codes = table.parsed("code")?;
         let (iso639_1, bcp47, glottocodes) =
             (table.optional_text("iso639_1")?, table.text("bcp47")?, table.optional_text("glottocode")?);
-        let (directions, names, autonyms) = (table.text("direction")?, table.text("name")?, table.optional_text("autonym")?);
+        let (directions, names, autonyms) =
+            (table.text("direction")?, table.text("name")?, table.optional_text("autonym")?);
         let (families, subfamilies, areas) =
             (table.text("family")?, table.optional_text("subfamily")?, table.optional_text("area")?);
         let (latitudes, longitudes) = (table.optional_float("latitude")?, table.optional_float("longitude")?);
@@ -271,7 +274,8 @@ impl RunRow {
         let number = |name| -> Result<Vec<Option<u64>>, AtlasError> {
             Ok(table.optional_integer(name)?.into_iter().map(|n| n.and_then(|n| u64::try_from(n).ok())).collect())
         };
-        let (tokens, contexts, folds, seeds) = (number("tokens")?, number("context")?, number("folds")?, number("seed")?);
+        let (tokens, contexts, folds, seeds) =
+            (number("tokens")?, number("context")?, number("folds")?, number("seed")?);
         let (versions, parameters, results) =
             (table.text("tool_version")?, table.text("parameters")?, table.optional_text("result")?);
         let row = |i: usize| Self {
@@ -409,6 +413,8 @@ pub struct CoverageRow {
     pub fold_documents: Vec<u64>,
     /// SHA-256 over the documents read.
     pub text_sha256: String,
+    /// What a reader should know of the text.
+    pub remark: Option<String>,
 }
 
 impl CoverageRow {
@@ -431,19 +437,23 @@ impl CoverageRow {
             .lists("fold_tokens", rows.iter().map(|row| signed(&row.fold_tokens)))
             .lists("fold_documents", rows.iter().map(|row| signed(&row.fold_documents)))
             .text("text_sha256", rows.iter().map(|row| &row.text_sha256))
+            .optional_text("remark", rows.iter().map(|row| row.remark.as_ref()))
             .write(place, Self::SCHEMA)
     }
 
     pub(super) fn read(path: &Path) -> Result<Vec<Self>, AtlasError> {
         let table = Columns::read(path, Self::SCHEMA)?;
         let (runs, languages, statuses) = (table.text("run")?, table.parsed("language")?, table.text("status")?);
-        let (tokens, tokens_read, documents) = (table.counts("tokens")?, table.counts("tokens_read")?, table.counts("documents")?);
+        let (tokens, tokens_read, documents) =
+            (table.counts("tokens")?, table.counts("tokens_read")?, table.counts("documents")?);
         let (empty, invalid, marks) =
             (table.counts("empty_documents")?, table.counts("invalid_utf8")?, table.counts("byte_order_marks")?);
         let (bytes, tokens_per_byte) = (table.counts("bytes")?, table.optional_float("tokens_per_byte")?);
         let (fold_tokens, fold_documents, hashes) =
             (table.lists("fold_tokens")?, table.lists("fold_documents")?, table.text("text_sha256")?);
+        let remarks = table.optional_text("remark")?;
         let row = |i: usize| Self {
+            remark: remarks[i].clone(),
             run: runs[i].clone(),
             language: languages[i],
             status: statuses[i].clone(),
@@ -534,10 +544,15 @@ impl NeuronRow {
         let (models, runs, methods) = (table.text("model")?, table.text("run")?, table.text("method")?);
         let (languages, layers, neurons) = (table.parsed("language")?, table.counts("layer")?, table.counts("neuron")?);
         let (ranks, entropies) = (table.counts("rank")?, floats32(table.optional_float("entropy")?));
-        let (probabilities, shares) = (floats32(table.optional_float("probability")?), floats32(table.optional_float("share")?));
-        let (means, margins) = (floats32(table.optional_float("mean_activation")?), floats32(table.optional_float("margin")?));
-        let (frequencies, served, classes) =
-            (floats32(table.optional_float("selection_freq")?), table.counts("languages")?, table.optional_text("class")?);
+        let (probabilities, shares) =
+            (floats32(table.optional_float("probability")?), floats32(table.optional_float("share")?));
+        let (means, margins) =
+            (floats32(table.optional_float("mean_activation")?), floats32(table.optional_float("margin")?));
+        let (frequencies, served, classes) = (
+            floats32(table.optional_float("selection_freq")?),
+            table.counts("languages")?,
+            table.optional_text("class")?,
+        );
         let row = |i: usize| Self {
             model: models[i].clone(),
             run: runs[i].clone(),
@@ -607,9 +622,13 @@ impl OverlapRow {
     pub(super) fn read(path: &Path) -> Result<Vec<Self>, AtlasError> {
         let table = Columns::read(path, Self::SCHEMA)?;
         let (models, runs, methods) = (table.text("model")?, table.text("run")?, table.text("method")?);
-        let (first, second, shared) = (table.parsed("language_a")?, table.parsed("language_b")?, table.counts("shared")?);
-        let (jaccard, coefficient, cosine) =
-            (table.optional_float("jaccard")?, table.optional_float("overlap_coefficient")?, table.optional_float("cosine")?);
+        let (first, second, shared) =
+            (table.parsed("language_a")?, table.parsed("language_b")?, table.counts("shared")?);
+        let (jaccard, coefficient, cosine) = (
+            table.optional_float("jaccard")?,
+            table.optional_float("overlap_coefficient")?,
+            table.optional_float("cosine")?,
+        );
         let row = |i: usize| Self {
             model: models[i].clone(),
             run: runs[i].clone(),

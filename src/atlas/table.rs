@@ -4,8 +4,8 @@ use std::{fs::File, io::Write, path::Path, sync::Arc};
 
 use arrow::{
     array::{
-        ArrayRef, AsArray, Float32Array, Float64Array, Int16Array, Int32Array, Int64Array, ListArray,
-        RecordBatch, StringArray,
+        ArrayRef, AsArray, Float32Array, Float64Array, Int16Array, Int32Array, Int64Array, ListArray, RecordBatch,
+        StringArray,
     },
     compute::{cast, concat_batches},
     datatypes::{DataType, Field, Float64Type, Int64Type, Schema},
@@ -15,7 +15,7 @@ use parquet::arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder}
 use super::AtlasError;
 use crate::{
     output::{Draft, OutputError},
-    profile::{check_schema, properties},
+    profile::{check_schema, options},
 };
 
 /// A table on its way to a file.
@@ -79,7 +79,7 @@ impl Table {
         let batch = RecordBatch::try_new(fields.clone(), self.columns).expect("columns of one table are equally long");
         let mut draft = Draft::new(place)?;
         let mut writer =
-            ArrowWriter::try_new(&mut draft, fields, Some(properties(schema, Vec::new()))).map_err(failed)?;
+            ArrowWriter::try_new_with_options(&mut draft, fields, options(schema, Vec::new())).map_err(failed)?;
         // A row group without rows is more than some readers can take.
         if batch.num_rows() > 0 {
             writer.write(&batch).map_err(failed)?;
@@ -99,7 +99,9 @@ pub struct Columns<'a> {
 
 impl<'a> Columns<'a> {
     pub fn read(path: &'a Path, schema: (&str, &str)) -> Result<Self, AtlasError> {
-        let wrong = |error: &dyn std::fmt::Display| AtlasError::broken(path, format!("is not a readable Parquet file: {error}"));
+        let wrong = |error: &dyn std::fmt::Display| {
+            AtlasError::broken(path, format!("is not a readable Parquet file: {error}"))
+        };
         let file = File::open(path).map_err(|error| AtlasError::broken(path, format!("cannot be read: {error}")))?;
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| wrong(&error))?;
         check_schema(path, &builder, schema)?;
@@ -139,7 +141,9 @@ impl<'a> Columns<'a> {
     where
         T: std::str::FromStr<Err: std::fmt::Display>,
     {
-        let parse = |text: String| text.parse().map_err(|error| AtlasError::broken(self.path, format!("column `{name}`: {error}")));
+        let parse = |text: String| {
+            text.parse().map_err(|error| AtlasError::broken(self.path, format!("column `{name}`: {error}")))
+        };
         self.text(name)?.into_iter().map(parse).collect()
     }
 
@@ -152,7 +156,8 @@ impl<'a> Columns<'a> {
         let values = self.optional_integer(name)?.into_iter().enumerate();
         let count = |(row, value): (usize, Option<i64>)| {
             let value = value.filter(|value| *value >= 0).ok_or_else(|| self.null(name, row))?;
-            T::try_from(value).map_err(|_| AtlasError::broken(self.path, format!("column `{name}` is {value} in row {row}")))
+            T::try_from(value)
+                .map_err(|_| AtlasError::broken(self.path, format!("column `{name}` is {value} in row {row}")))
         };
         values.map(count).collect()
     }

@@ -44,7 +44,9 @@ pub fn verify(path: &Path) -> Result<Vec<Check>, AtlasError> {
 fn check_file(atlas: &Path, file: &FileEntry) -> Check {
     let problem = match FileEntry::measure(atlas, &file.path, file.rows) {
         Err(error) => Some(error.to_string()),
-        Ok(found) if found.bytes != file.bytes => Some(format!("has {} bytes, but the manifest says {}", found.bytes, file.bytes)),
+        Ok(found) if found.bytes != file.bytes => {
+            Some(format!("has {} bytes, but the manifest says {}", found.bytes, file.bytes))
+        }
         Ok(found) if found.sha256 != file.sha256 => {
             Some(format!("has SHA-256 {}, but the manifest says {}", found.sha256, file.sha256))
         }
@@ -98,7 +100,8 @@ fn check_counts(atlas: &Atlas) -> Vec<Check> {
                     table.languages.iter().zip(&table.tallies).find_map(|(language, tally)| {
                         // A language that was counted and not compared has counts and no coverage row.
                         let tokens = tokens.get(language)?;
-                        let above = tally.active.iter().zip(*tokens).any(|(active, tokens)| active.iter().any(|n| n > tokens));
+                        let above =
+                            tally.active.iter().zip(*tokens).any(|(active, tokens)| active.iter().any(|n| n > tokens));
                         above.then(|| format!("{language}: a neuron is active in more tokens than were run"))
                     })
                 }
@@ -116,14 +119,18 @@ fn check_neurons(atlas: &Atlas) -> Vec<Check> {
         let model = atlas.models.iter().find(|model| model_folder(&model.id) == *folder);
         let problem = match model {
             None => Some("belongs to no model of models.parquet".to_owned()),
-            Some(model) => tables.neurons.iter().zip(tables.neurons.iter().skip(1).map(Some).chain([None])).find_map(|(row, next)| {
-                let twice = next.is_some_and(|next| (next.language, next.layer, next.neuron) == (row.language, row.layer, row.neuron));
-                let outside = row.layer >= model.layers || row.neuron >= model.width;
-                (twice || outside).then(|| {
-                    let what = if twice { "stands twice" } else { "lies outside the model" };
-                    format!("{} layer {} neuron {} {what}", row.language, row.layer, row.neuron)
-                })
-            }),
+            Some(model) => tables.neurons.iter().zip(tables.neurons.iter().skip(1).map(Some).chain([None])).find_map(
+                |(row, next)| {
+                    let twice = next.is_some_and(|next| {
+                        (next.language, next.layer, next.neuron) == (row.language, row.layer, row.neuron)
+                    });
+                    let outside = row.layer >= model.layers || row.neuron >= model.width;
+                    (twice || outside).then(|| {
+                        let what = if twice { "stands twice" } else { "lies outside the model" };
+                        format!("{} layer {} neuron {} {what}", row.language, row.layer, row.neuron)
+                    })
+                },
+            ),
         };
         checks.push(Check { what: format!("data/neurons/{folder}/{method}.parquet against models"), problem });
     }

@@ -138,9 +138,11 @@ impl Checkpoint {
         }
         let needed: std::collections::BTreeSet<&str> = needs.iter().map(|need| need.name.as_str()).collect();
         match self.tensors.iter().find(|(name, _)| !needed.contains(name.as_str()) && !ignored(name)) {
-            Some((name, tensor)) => {
-                Err(CheckpointError::Unexpected { path: tensor.file.clone(), name: name.clone(), shape: tensor.shape.clone() })
-            }
+            Some((name, tensor)) => Err(CheckpointError::Unexpected {
+                path: tensor.file.clone(),
+                name: name.clone(),
+                shape: tensor.shape.clone(),
+            }),
             None => Ok(()),
         }
     }
@@ -164,7 +166,9 @@ impl Checkpoint {
             .map_err(|error| CheckpointError::Broken { path: path.clone(), problem: error.to_string() })?;
         // Windows are full and never padded: whatever the file asks for in these two would change the counts.
         tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(|error| CheckpointError::Broken { path: path.clone(), problem: error.to_string() })?;
+        tokenizer
+            .with_truncation(None)
+            .map_err(|error| CheckpointError::Broken { path: path.clone(), problem: error.to_string() })?;
         let largest = tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
         // Embeddings are often padded to a multiple of 64 or 1,024 rows, but not by a tenth of the vocabulary and 1,024.
         if largest > vocabulary || vocabulary - largest > 1024 + vocabulary / 10 {
@@ -242,7 +246,11 @@ fn header(path: &Path) -> Result<BTreeMap<String, TensorFile>, CheckpointError> 
     let mut file = File::open(path).map_err(unreadable)?;
     let length = file.metadata().map_err(unreadable)?.len();
     let mut size = [0; 8];
-    file.read_exact(&mut size).map_err(|_| CheckpointError::Short { path: path.to_owned(), found: length, wanted: 8 })?;
+    file.read_exact(&mut size).map_err(|_| CheckpointError::Short {
+        path: path.to_owned(),
+        found: length,
+        wanted: 8,
+    })?;
     let size = u64::from_le_bytes(size);
     if size > LONGEST_HEADER {
         return Err(broken(format!("it declares a header of {size} bytes; this is no safetensors file")));
@@ -291,7 +299,9 @@ fn sha256(path: &Path) -> Result<String, CheckpointError> {
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// No folder at the path.
-    #[error("{path}: there is no such model folder; a folder with config.json, tokenizer.json and model.safetensors is wanted")]
+    #[error(
+        "{path}: there is no such model folder; a folder with config.json, tokenizer.json and model.safetensors is wanted"
+    )]
     NoFolder {
         /// The path.
         path: PathBuf,
@@ -303,7 +313,9 @@ pub enum CheckpointError {
         path: PathBuf,
     },
     /// A folder without weights.
-    #[error("{path}: holds neither {SINGLE} nor {INDEX}; convert other formats with `save_pretrained(…, safe_serialization=True)`")]
+    #[error(
+        "{path}: holds neither {SINGLE} nor {INDEX}; convert other formats with `save_pretrained(…, safe_serialization=True)`"
+    )]
     NoWeights {
         /// The folder.
         path: PathBuf,
@@ -377,7 +389,9 @@ pub enum CheckpointError {
         found: String,
     },
     /// A tensor that the config gives no place.
-    #[error("{path}: holds tensor `{name}` {shape:?}, which this config has no place for; config.json and weights do not belong together")]
+    #[error(
+        "{path}: holds tensor `{name}` {shape:?}, which this config has no place for; config.json and weights do not belong together"
+    )]
     Unexpected {
         /// The weight file.
         path: PathBuf,
@@ -387,7 +401,9 @@ pub enum CheckpointError {
         shape: Vec<usize>,
     },
     /// A tokenizer of another model.
-    #[error("{path}: has {tokenizer} token ids, but the model's embedding has {model} rows; it is another model's tokenizer")]
+    #[error(
+        "{path}: has {tokenizer} token ids, but the model's embedding has {model} rows; it is another model's tokenizer"
+    )]
     Vocabulary {
         /// tokenizer.json.
         path: PathBuf,

@@ -2,17 +2,19 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::Args;
 use rayon::prelude::*;
 
-use super::{Outcome, Talk, talk::thousands, usage};
+use super::{Outcome, Talk, usage};
 use crate::{
     atlas::{self, Evidence, Identification, IdentifyParameters, Release},
     identify::{
-        Arithmetic, IdentifyOptions, LanguageCounts, Lape, Matching, METHODS, Profiles, Quantile, Rate, Resampling, Selection,
-        Stability, method, overlaps,
+        Arithmetic, IdentifyOptions, LanguageCounts, Lape, METHODS, Matching, Profiles, Quantile, Rate, Resampling,
+        Selection, Stability, method, overlaps,
     },
     language::{LanguageCode, Registry},
+    output::thousands,
     profile::{Profile, ProfileFolder},
     tokens::Coverage,
 };
@@ -67,6 +69,23 @@ pub struct IdentifySettings {
     /// A remark for the atlas' card, such as where the text comes from; may be given several times.
     #[arg(long, value_name = "SENTENCE")]
     pub remark: Vec<String>,
+    /// JSON object from language codes to a remark on that language's text.
+    #[arg(long, value_name = "FILE")]
+    pub language_remarks: Option<PathBuf>,
+}
+
+impl IdentifySettings {
+    pub fn release(&self) -> anyhow::Result<Release> {
+        let language_remarks = match &self.language_remarks {
+            None => std::collections::BTreeMap::new(),
+            Some(path) => {
+                let json = std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+                serde_json::from_slice(&json)
+                    .with_context(|| format!("{}: is no JSON object from language codes to remarks", path.display()))?
+            }
+        };
+        Ok(Release { licence: self.licence.clone(), remarks: self.remark.clone(), language_remarks })
+    }
 }
 
 fn methods_help() -> String {
@@ -91,13 +110,17 @@ impl IdentifyArgs {
         }
         let languages = Registry::builtin().resolve_list(&self.languages, &there).map_err(usage)?;
         if let Some(missing) = languages.iter().find(|language| !there.contains(language)) {
-            anyhow::bail!("{}: {missing} has not been profiled; run `neuroglot profile --languages {missing}` with the same settings", self.profile.display());
+            anyhow::bail!(
+                "{}: {missing} has not been profiled; run `neuroglot profile --languages {missing}` with the same settings",
+                self.profile.display()
+            );
         }
+        let release = self.settings.release()?;
         let found = identify(&profile, &languages, &self.settings)?;
         let selection = found.selection.clone();
-        let release = Release { licence: self.settings.licence.clone(), remarks: self.settings.remark.clone() };
         let manifest = atlas::build(&self.out, &release, &[found])?;
-        let report = serde_json::json!({ "atlas": self.out, "totals": manifest.totals, "selection": report(&selection) });
+        let report =
+            serde_json::json!({ "atlas": self.out, "totals": manifest.totals, "selection": report(&selection) });
         talk.result(&report, || text(&selection, &self.out))?;
         talk.say(format!("next: neuroglot site {} --out site --serve", self.out.display()));
         Ok(Outcome::Done)
@@ -163,11 +186,12 @@ pub fn identify<'a>(
     let row = method(&settings.method)?;
     let selection = (row.build)(&options).identify(&profiles)?;
     // A ranking is cut at every rate; a control that ranks nothing has only its own.
-    let cuts: Vec<(f64, Selection)> = match rates.iter().map(|&rate| Ok((rate.get(), selection.at_rate(rate)?))).collect() {
-        Ok(cuts) => cuts,
-        Err(crate::identify::IdentifyError::NotRanked { .. }) => vec![(options.top_rate.get(), selection.clone())],
-        Err(error) => return Err(error.into()),
-    };
+    let cuts: Vec<(f64, Selection)> =
+        match rates.iter().map(|&rate| Ok((rate.get(), selection.at_rate(rate)?))).collect() {
+            Ok(cuts) => cuts,
+            Err(crate::identify::IdentifyError::NotRanked { .. }) => vec![(options.top_rate.get(), selection.clone())],
+            Err(error) => return Err(error.into()),
+        };
     let lape = Lape {
         filter_rate: options.filter_rate,
         activation_bar: options.activation_bar,
@@ -196,7 +220,8 @@ type Read = (Vec<LanguageCounts>, (Vec<Coverage>, Vec<Vec<f32>>));
 
 /// The counts of every language, narrowed as they are read: 132 languages of an 8B model would not fit otherwise.
 fn read(profile: &ProfileFolder, languages: &[LanguageCode]) -> anyhow::Result<Read> {
-    let read = languages.par_iter().map(|&language| narrow(profile.read(language)?)).collect::<anyhow::Result<Vec<_>>>()?;
+    let read =
+        languages.par_iter().map(|&language| narrow(profile.read(language)?)).collect::<anyhow::Result<Vec<_>>>()?;
     Ok(read.into_iter().map(|(counts, coverage, means)| (counts, (coverage, means))).unzip())
 }
 

@@ -4,11 +4,12 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::Args;
 
-use super::{Outcome, Talk, talk::thousands, usage};
+use super::{Outcome, Talk, usage};
 use crate::{
     atlas::{Atlas, Mask, MaskFormat, MaskSet, NeuronRow, model_folder},
     language::Registry,
     output,
+    output::thousands,
 };
 
 /// Write one language's neurons as a mask that other programs read.
@@ -66,9 +67,16 @@ impl MaskArgs {
                 NeuronRow::write(&rows, &self.out)?;
             }
         }
-        let report = serde_json::json!({ "language": language.code, "model": model.id, "neurons": neurons, "out": self.out });
+        let report =
+            serde_json::json!({ "language": language.code, "model": model.id, "neurons": neurons, "out": self.out });
         talk.result(&report, || {
-            format!("{} neurons of {} ({}) in {}", thousands(neurons as u64), language.name, language.code, self.out.display())
+            format!(
+                "{} neurons of {} ({}) in {}",
+                thousands(neurons as u64),
+                language.name,
+                language.code,
+                self.out.display()
+            )
         })?;
         Ok(Outcome::Done)
     }

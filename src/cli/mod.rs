@@ -1,9 +1,11 @@
 //! The command line: strings to a validated plan, the plan to the library, its errors and its exit code to people.
 
+mod demo;
 mod identify;
 mod mask;
 mod merge;
 mod profile;
+mod site;
 mod talk;
 mod verify;
 
@@ -33,9 +35,11 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Demo(demo::DemoArgs),
     Profile(profile::ProfileArgs),
     Merge(merge::MergeArgs),
     Identify(identify::IdentifyArgs),
+    Site(site::SiteArgs),
     Mask(mask::MaskArgs),
     Verify(verify::VerifyArgs),
 }
@@ -93,9 +97,11 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     listen();
     let talk = Talk::new(cli.quiet, cli.json);
     let outcome = match cli.command {
+        Command::Demo(args) => args.run(&talk),
         Command::Profile(args) => args.run(&talk),
         Command::Merge(args) => args.run(&talk),
         Command::Identify(args) => args.run(&talk),
+        Command::Site(args) => args.run(&talk),
         Command::Mask(args) => args.run(&talk),
         Command::Verify(args) => args.run(&talk),
     };

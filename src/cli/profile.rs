@@ -6,12 +6,13 @@ use candle_core::{DType, Device};
 use clap::Args;
 use tokenizers::Tokenizer;
 
-use super::{Outcome, STOP, Talk, talk::thousands, usage};
+use super::{Outcome, STOP, Talk, usage};
 use crate::{
     checkpoint::Checkpoint,
     corpus::{self, Corpus, CorpusOptions, CorpusSpec, DocumentUnit, Split},
     language::{LanguageCode, Registry},
     model::{self, Decoder},
+    output::thousands,
     profile::{COUNTING, Event, Finish, ModelCard, ProfileError, ProfileFolder, ProfileHead, Profiler, RunParameters},
     tokens::{Coverage, CoverageStatus, Separator, WindowPlan},
 };
@@ -103,7 +104,8 @@ impl ProfileArgs {
             ));
             return Ok(Outcome::Interrupted);
         }
-        let coverage = plan.languages.iter().map(|&language| folder.coverage(language)).collect::<Result<Vec<_>, _>>()?;
+        let coverage =
+            plan.languages.iter().map(|&language| folder.coverage(language)).collect::<Result<Vec<_>, _>>()?;
         let report = serde_json::json!({ "run": folder.head.run, "out": self.out, "coverage": coverage });
         talk.result(&report, || summary(&self.out, &coverage))?;
         talk.say(format!("next: neuroglot identify {} --out ATLAS", self.out.display()));

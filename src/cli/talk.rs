@@ -55,9 +55,10 @@ impl Talk {
         } else {
             ProgressBar::new(total)
         };
-        let style = ProgressStyle::with_template("{msg:10} {wide_bar} {human_pos}/{human_len} tokens · {per_sec} · {eta} left")
-            .expect("the template is constant")
-            .progress_chars("━╸─");
+        let style =
+            ProgressStyle::with_template("{msg:10} {wide_bar} {human_pos}/{human_len} tokens · {per_sec} · {eta} left")
+                .expect("the template is constant")
+                .progress_chars("━╸─");
         bar.set_style(style);
         bar.enable_steady_tick(Duration::from_millis(250));
         Progress { bar, visible: !self.quiet }
@@ -98,11 +99,4 @@ impl Progress {
     pub fn end(self) {
         self.bar.finish_and_clear();
     }
-}
-
-/// `1,234,567`.
-pub fn thousands(n: u64) -> String {
-    let digits = n.to_string();
-    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|g| std::str::from_utf8(g).expect("digits")).collect();
-    groups.join(",")
 }

@@ -42,8 +42,8 @@ pub fn open(path: &Path, options: &CorpusOptions) -> Result<Box<dyn Corpus>, Cor
 }
 
 fn document_ids(path: &Path) -> Result<Vec<String>, CorpusError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| CorpusError::Unreadable { path: path.to_owned(), source })?;
+    let text =
+        std::fs::read_to_string(path).map_err(|source| CorpusError::Unreadable { path: path.to_owned(), source })?;
     Ok(text.lines().map(str::to_owned).collect())
 }
 

@@ -13,7 +13,8 @@ struct Prepared {
 }
 
 pub fn open(path: &Path, _: &CorpusOptions) -> Result<Box<dyn Corpus>, CorpusError> {
-    let files = LanguageFiles::find(path, &[".safetensors"], "CODE.safetensors with a tensor input_ids [rows, context]")?;
+    let files =
+        LanguageFiles::find(path, &[".safetensors"], "CODE.safetensors with a tensor input_ids [rows, context]")?;
     Ok(Box::new(Prepared { id: identity("ids", path), files }))
 }
 

@@ -40,7 +40,11 @@ fn languages(path: &Path) -> Result<BTreeSet<LanguageCode>, CorpusError> {
         languages.insert(language_of(path, line, &row)?);
     }
     if languages.is_empty() {
-        return Err(CorpusError::NoLanguages { path: path.to_owned(), wanted: "a row with a language", ignored: vec![] });
+        return Err(CorpusError::NoLanguages {
+            path: path.to_owned(),
+            wanted: "a row with a language",
+            ignored: vec![],
+        });
     }
     Ok(languages)
 }

@@ -202,8 +202,16 @@ pub struct Source {
 
 /// Every kind of corpus.
 pub const SOURCES: &[Source] = &[
-    Source { name: "dir", help: "a folder of CODE.txt files or CODE/ folders, plain, .gz or .zst", open: directory::open },
-    Source { name: "jsonl", help: "CODE.jsonl files, or one file with a language field; plain, .gz or .zst", open: jsonl::open },
+    Source {
+        name: "dir",
+        help: "a folder of CODE.txt files or CODE/ folders, plain, .gz or .zst",
+        open: directory::open,
+    },
+    Source {
+        name: "jsonl",
+        help: "CODE.jsonl files, or one file with a language field; plain, .gz or .zst",
+        open: jsonl::open,
+    },
     Source { name: "parquet", help: "CODE.parquet files, or one file with a language column", open: parquet::open },
     Source { name: "ids", help: "prepared windows: CODE.safetensors with input_ids [rows, context]", open: ids::open },
 ];
@@ -356,7 +364,11 @@ pub enum CorpusError {
 fn seen(ignored: &[String]) -> String {
     match ignored {
         [] => " (the folder is empty)".to_owned(),
-        names => format!(" (there is {}{})", names[..names.len().min(4)].join(", "), if names.len() > 4 { ", …" } else { "" }),
+        names => format!(
+            " (there is {}{})",
+            names[..names.len().min(4)].join(", "),
+            if names.len() > 4 { ", …" } else { "" }
+        ),
     }
 }
 

@@ -14,7 +14,10 @@ use arrow::{
 use parquet::arrow::{ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder};
 
 use super::{
-    Corpus, CorpusError, CorpusOptions, Documents, Raw, Split, files::{LanguageFiles, Place}, identity, jsonl::LANGUAGE_FIELDS,
+    Corpus, CorpusError, CorpusOptions, Documents, Raw, Split,
+    files::{LanguageFiles, Place},
+    identity,
+    jsonl::LANGUAGE_FIELDS,
 };
 use crate::language::{LanguageCode, Registry};
 
@@ -134,7 +137,8 @@ impl Corpus for Tables {
             Ok(rows) => rows,
             Err(error) => Box::new(std::iter::once(Err(error))),
         });
-        let raw = |row: Vec<Option<String>>| Raw::Bytes(row.into_iter().next().flatten().unwrap_or_default().into_bytes());
+        let raw =
+            |row: Vec<Option<String>>| Raw::Bytes(row.into_iter().next().flatten().unwrap_or_default().into_bytes());
         Ok(Documents::new(split, rows.map(move |row| row.map(raw))))
     }
 }

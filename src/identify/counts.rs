@@ -73,7 +73,11 @@ impl LanguageCounts {
 
     fn check_sum(&self, shape: FfnShape) -> Result<(), IdentifyError> {
         let sums = (0..self.active.len()).map(|place| self.fold_active.iter().map(|fold| u64::from(fold[place])).sum());
-        match sums.zip(&self.active).enumerate().find(|&(_, (folds, &active)): &(_, (u64, _))| folds != u64::from(active)) {
+        match sums
+            .zip(&self.active)
+            .enumerate()
+            .find(|&(_, (folds, &active)): &(_, (u64, _))| folds != u64::from(active))
+        {
             Some((place, (folds, &active))) => {
                 Err(IdentifyError::FoldSum { language: self.language, neuron: shape.neuron(place), folds, active })
             }

@@ -104,7 +104,12 @@ impl Decoder {
     ///
     /// # Errors
     /// When config and files do not fit one another or this program, or the device has no room.
-    pub fn load(checkpoint: &Checkpoint, dtype: DType, device: &Device, path: Path) -> std::result::Result<Self, ModelError> {
+    pub fn load(
+        checkpoint: &Checkpoint,
+        dtype: DType,
+        device: &Device,
+        path: Path,
+    ) -> std::result::Result<Self, ModelError> {
         let spec = family::spec(checkpoint)?;
         checkpoint.check(&spec.tensors(), |name| spec.ignores(name))?;
         Ok(Self::build(spec, path, |name| checkpoint.tensor(name, dtype, device))?)
@@ -215,7 +220,10 @@ impl Layer {
         let up = linear("mlp.up_proj", ffn_bias)?;
         let down = linear("mlp.down_proj", ffn_bias)?;
         let mut norm = |name: &str| {
-            Ok::<_, candle_core::Error>(RmsNorm::new(weight(&format!("model.layers.{layer}.{name}.weight"))?, spec.norm_eps))
+            Ok::<_, candle_core::Error>(RmsNorm::new(
+                weight(&format!("model.layers.{layer}.{name}.weight"))?,
+                spec.norm_eps,
+            ))
         };
         let attention_norm = norm("input_layernorm")?;
         let ffn_norm = norm("post_attention_layernorm")?;

@@ -72,8 +72,9 @@ pub struct Rotary {
 impl Rotary {
     pub fn new(spec: &RopeSpec, head_dim: usize, seq: usize, dtype: DType, device: &Device) -> Result<Self> {
         let frequencies = spec.frequencies(head_dim);
-        let angles: Vec<f32> =
-            (0..seq).flat_map(|position| frequencies.iter().map(move |frequency| position as f32 * frequency)).collect();
+        let angles: Vec<f32> = (0..seq)
+            .flat_map(|position| frequencies.iter().map(move |frequency| position as f32 * frequency))
+            .collect();
         let angles = Tensor::from_vec(angles, (seq, frequencies.len()), device)?;
         Ok(Self { cos: angles.cos()?.to_dtype(dtype)?, sin: angles.sin()?.to_dtype(dtype)? })
     }
@@ -83,7 +84,8 @@ impl Rotary {
         match path {
             Path::Inference => candle_nn::rotary_emb::rope_thd(&x.contiguous()?, &self.cos, &self.sin),
             Path::Differentiable => {
-                candle_nn::rotary_emb::rope_slow(&x.transpose(1, 2)?.contiguous()?, &self.cos, &self.sin)?.transpose(1, 2)
+                candle_nn::rotary_emb::rope_slow(&x.transpose(1, 2)?.contiguous()?, &self.cos, &self.sin)?
+                    .transpose(1, 2)
             }
         }
     }

@@ -3,14 +3,20 @@
 use std::{fs::File, io::Write, path::Path, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, Float32Array, Float64Array, Int16Array, Int32Array, Int64Array, RecordBatch, StringArray},
+    array::{
+        Array, ArrayRef, AsArray, Float32Array, Float64Array, Int16Array, Int32Array, Int64Array, RecordBatch,
+        StringArray,
+    },
     compute::cast,
     datatypes::{DataType, Field, Float32Type, Float64Type, Int32Type, Int64Type, Schema},
 };
 use parquet::{
-    arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder},
-    basic::{Compression, ZstdLevel},
-    file::{metadata::KeyValue, properties::WriterProperties},
+    arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder, arrow_writer::ArrowWriterOptions},
+    basic::{Compression, Encoding, ZstdLevel},
+    file::{
+        metadata::KeyValue,
+        properties::{WriterProperties, WriterPropertiesBuilder},
+    },
 };
 
 use super::{Profile, ProfileError};
@@ -44,13 +50,25 @@ pub fn counts_schema(folds: usize, tokens: u64) -> Schema {
 }
 
 /// How every table of this project is written: zstd, page index, a schema name and version.
-pub(crate) fn properties(schema: (&str, &str), further: Vec<(String, String)>) -> WriterProperties {
+pub(crate) fn options(schema: (&str, &str), further: Vec<(String, String)>) -> ArrowWriterOptions {
+    // Parquet's own types say all; a copy of the schema for arrow would hide our metadata from pyarrow's readers.
+    ArrowWriterOptions::new().with_properties(properties(schema, further)).with_skip_arrow_metadata(true)
+}
+
+fn properties(schema: (&str, &str), further: Vec<(String, String)>) -> WriterProperties {
     let mut pairs = vec![
         ("neuroglot.schema".to_owned(), schema.0.to_owned()),
         ("neuroglot.schema_version".to_owned(), schema.1.to_owned()),
     ];
     pairs.extend(further);
-    WriterProperties::builder()
+    // The bytes of a float's exponent resemble one another, those of its mantissa do not: kept apart they pack better.
+    let split = |builder: WriterPropertiesBuilder, column: &str| {
+        builder
+            .set_column_dictionary_enabled(column.into(), false)
+            .set_column_encoding(column.into(), Encoding::BYTE_STREAM_SPLIT)
+    };
+    let builder = ["sum", "sum_sq", "max"].into_iter().fold(WriterProperties::builder(), split);
+    builder
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).expect("3 is a level of zstd")))
         .set_created_by("neuroglot".to_owned())
         .set_max_row_group_row_count(Some(1 << 30))
@@ -71,20 +89,22 @@ pub fn write_counts<P: std::borrow::Borrow<Profile>>(
     further: Vec<(String, String)>,
     group_rows: usize,
 ) -> Result<usize, ProfileError> {
-    let failed = |error: parquet::errors::ParquetError| ProfileError::Output(OutputError {
-        path: place.to_owned(),
-        source: match error {
-            parquet::errors::ParquetError::External(error) => match error.downcast::<std::io::Error>() {
-                Ok(error) => *error,
-                Err(error) => std::io::Error::other(error),
+    let failed = |error: parquet::errors::ParquetError| {
+        ProfileError::Output(OutputError {
+            path: place.to_owned(),
+            source: match error {
+                parquet::errors::ParquetError::External(error) => match error.downcast::<std::io::Error>() {
+                    Ok(error) => *error,
+                    Err(error) => std::io::Error::other(error),
+                },
+                error => std::io::Error::other(error),
             },
-            error => std::io::Error::other(error),
-        },
-    });
+        })
+    };
     let schema = Arc::new(counts_schema(folds, tokens));
     let mut draft = Draft::new(place)?;
-    let mut writer =
-        ArrowWriter::try_new(&mut draft, schema.clone(), Some(properties(COUNTS_SCHEMA, further))).map_err(failed)?;
+    let mut writer = ArrowWriter::try_new_with_options(&mut draft, schema.clone(), options(COUNTS_SCHEMA, further))
+        .map_err(failed)?;
     let mut rows = 0;
     for profile in profiles {
         let batch = batch(&schema, run, profile?.borrow());
@@ -147,17 +167,25 @@ impl CountsReader {
     /// When it is not a table of counts of a version that we know.
     pub fn open(path: &Path) -> Result<Self, ProfileError> {
         let file = File::open(path).map_err(|error| broken(path, error))?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file)
-            .map_err(|error| broken(path, format!("is not a readable Parquet file: {error}; delete it and profile again")))?;
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| {
+            broken(path, format!("is not a readable Parquet file: {error}; delete it and profile again"))
+        })?;
         check_schema(path, &builder, COUNTS_SCHEMA)?;
         let folds = builder.schema().fields().iter().filter(|field| field.name().starts_with("active_")).count();
-        let tokens = if builder.schema().fields().iter().any(|field| field.data_type() == &DataType::Int64) { u64::MAX } else { 0 };
+        let tokens = if builder.schema().fields().iter().any(|field| field.data_type() == &DataType::Int64) {
+            u64::MAX
+        } else {
+            0
+        };
         let wanted = counts_schema(folds, tokens);
         let same = |(a, b): (&Arc<Field>, &Arc<Field>)| a.name() == b.name() && a.data_type() == b.data_type();
         let fields = builder.schema().fields();
         // A minor version may add columns behind these.
         if folds == 0 || fields.len() < wanted.fields().len() || !wanted.fields().iter().zip(fields).all(same) {
-            return Err(broken(path, format!("has the columns {:?}, which are not those of counts", names(builder.schema()))));
+            return Err(broken(
+                path,
+                format!("has the columns {:?}, which are not those of counts", names(builder.schema())),
+            ));
         }
         Ok(Self { path: path.to_owned(), builder: Some(builder), folds })
     }
@@ -174,7 +202,8 @@ impl CountsReader {
     /// # Errors
     /// When the file has none.
     pub fn coverage(&self) -> Result<Coverage, ProfileError> {
-        let json = self.metadata("neuroglot.coverage").ok_or_else(|| broken(&self.path, "has no coverage in its metadata"))?;
+        let json =
+            self.metadata("neuroglot.coverage").ok_or_else(|| broken(&self.path, "has no coverage in its metadata"))?;
         serde_json::from_str(&json).map_err(|error| broken(&self.path, format!("its coverage is broken: {error}")))
     }
 
@@ -206,13 +235,17 @@ impl CountsReader {
                 let take = (batch.num_rows() - start).min(shape.neurons() - at);
                 let language = table.languages.last().expect("pushed at its first row");
                 let tally = table.tallies.last_mut().expect("pushed at its first row");
-                copy(&batch.slice(start, take), shape, at, language, tally).map_err(|problem| broken(&path, problem))?;
+                copy(&batch.slice(start, take), shape, at, language, tally)
+                    .map_err(|problem| broken(&path, problem))?;
                 at = (at + take) % shape.neurons();
                 start += take;
             }
         }
         if at != 0 {
-            return Err(broken(&path, format!("ends in the middle of a language: {at} of {} neurons", shape.neurons())));
+            return Err(broken(
+                &path,
+                format!("ends in the middle of a language: {at} of {} neurons", shape.neurons()),
+            ));
         }
         Ok(table)
     }

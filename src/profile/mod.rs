@@ -7,7 +7,7 @@ mod store;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::counts::{check_schema, properties};
+pub(crate) use self::counts::{check_schema, options};
 pub use self::{
     counts::{COUNTS_SCHEMA, CountsReader, CountsTable, counts_schema, write_counts},
     run::{Event, Finish, Profiler},
@@ -81,7 +81,8 @@ pub fn canonical(value: &serde_json::Value) -> String {
     match value {
         Value::Object(fields) => {
             let sorted: std::collections::BTreeMap<_, _> = fields.iter().collect();
-            let fields = sorted.iter().map(|(key, value)| format!("{}:{}", Value::from(key.as_str()), canonical(value)));
+            let fields =
+                sorted.iter().map(|(key, value)| format!("{}:{}", Value::from(key.as_str()), canonical(value)));
             format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
         }
         Value::Array(items) => format!("[{}]", items.iter().map(canonical).collect::<Vec<_>>().join(",")),
@@ -127,7 +128,9 @@ pub enum ProfileError {
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// The forward pass gave numbers that are none.
-    #[error("{language}: the activations of layer {layer} are not finite; the weights overflow in {precision}, or are damaged")]
+    #[error(
+        "{language}: the activations of layer {layer} are not finite; the weights overflow in {precision}, or are damaged"
+    )]
     NotFinite {
         /// The language.
         language: LanguageCode,
@@ -137,7 +140,9 @@ pub enum ProfileError {
         precision: String,
     },
     /// A context that the model was not made for.
-    #[error("--context {context} is longer than the {positions} positions that the model was made for; choose {positions} or less")]
+    #[error(
+        "--context {context} is longer than the {positions} positions that the model was made for; choose {positions} or less"
+    )]
     Context {
         /// Tokens per window.
         context: usize,
@@ -153,7 +158,9 @@ pub enum ProfileError {
         context: usize,
     },
     /// A folder that holds another run.
-    #[error("{path}: holds another run, which differs in {difference}; choose another --out, or the same settings to continue it")]
+    #[error(
+        "{path}: holds another run, which differs in {difference}; choose another --out, or the same settings to continue it"
+    )]
     OtherRun {
         /// The folder's profile.json.
         path: std::path::PathBuf,

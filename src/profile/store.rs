@@ -65,10 +65,14 @@ impl ProfileFolder {
             }
             Err(error) => return Err(broken(&file, format!("cannot be read: {error}"))),
         };
-        let head: ProfileHead = serde_json::from_slice(&json).map_err(|error| broken(&file, format!("is broken: {error}")))?;
+        let head: ProfileHead =
+            serde_json::from_slice(&json).map_err(|error| broken(&file, format!("is broken: {error}")))?;
         if head.schema != "neuroglot.profile" || !head.schema_version.starts_with("1.") {
             let found = format!("{} {}", head.schema, head.schema_version);
-            return Err(broken(&file, format!("is `{found}`, but this neuroglot reads neuroglot.profile 1.0; use a newer one")));
+            return Err(broken(
+                &file,
+                format!("is `{found}`, but this neuroglot reads neuroglot.profile 1.0; use a newer one"),
+            ));
         }
         if head.run != head.parameters.id() {
             return Err(broken(&file, "its run id does not fit its parameters; somebody changed it".to_owned()));
@@ -87,7 +91,9 @@ impl ProfileFolder {
                 path: path.join("profile.json"),
                 difference: difference(&found.head.parameters, &head.parameters),
             }),
-            Err(ProfileError::NoProfile { .. }) if occupied(path) => Err(ProfileError::Occupied { path: path.to_owned() }),
+            Err(ProfileError::NoProfile { .. }) if occupied(path) => {
+                Err(ProfileError::Occupied { path: path.to_owned() })
+            }
             Err(ProfileError::NoProfile { .. }) => {
                 let json = serde_json::to_string_pretty(&head).expect("plain data") + "\n";
                 output::write(&path.join("profile.json"), json.as_bytes())?;
@@ -160,7 +166,9 @@ impl ProfileFolder {
         let coverage = reader.coverage()?;
         let mut table = reader.read(self.head.model.spec.ffn)?;
         match table.tallies.pop() {
-            Some(tally) if table.tallies.is_empty() && table.languages == [language.to_string()] => Ok(Profile { coverage, tally }),
+            Some(tally) if table.tallies.is_empty() && table.languages == [language.to_string()] => {
+                Ok(Profile { coverage, tally })
+            }
             _ => Err(broken(&path, format!("holds {:?}, but {language} is wanted", table.languages))),
         }
     }
@@ -180,7 +188,13 @@ impl ProfileFolder {
         if run == self.head.run {
             Ok(reader)
         } else {
-            Err(broken(&path, format!("is of run `{run}`, but profile.json of run `{}`; delete the file and profile again", self.head.run)))
+            Err(broken(
+                &path,
+                format!(
+                    "is of run `{run}`, but profile.json of run `{}`; delete the file and profile again",
+                    self.head.run
+                ),
+            ))
         }
     }
 
@@ -203,7 +217,10 @@ impl ProfileFolder {
             if to.is_file() {
                 let there = std::fs::read(&to).map_err(|error| broken(&to, format!("cannot be read: {error}")))?;
                 if there != bytes {
-                    return Err(broken(&from, format!("and {} hold different counts of {language}; keep one", to.display())));
+                    return Err(broken(
+                        &from,
+                        format!("and {} hold different counts of {language}; keep one", to.display()),
+                    ));
                 }
                 continue;
             }

@@ -192,9 +192,13 @@ def neurons_are_sorted(atlas, path):
 
 def mask_with_table(atlas, path):
     """Every bit of the mask is a row of the table, and every row a bit."""
-    table_path = path.replace("masks/", "data/neurons/", 1).removesuffix(".safetensors") + ".parquet"
+    with safe_open(atlas.folder / path, "numpy") as file:
+        metadata = file.metadata() or {}
+    # lape.safetensors and, at a smaller rate, lape-0.01.safetensors are both cut from lape.parquet.
+    table_path = f"data/neurons/{path.split('/')[1]}/{metadata.get('method')}.parquet"
     require(table_path in atlas.files, f"there is no table {table_path}")
-    frame = polars.read_parquet(atlas.folder / table_path, columns=["model", *NEURON])
+    frame = polars.read_parquet(atlas.folder / table_path, columns=["model", "rank", *NEURON])
+    frame = frame.filter(polars.col("rank") < int(metadata["neurons_asked"]))
     frame = frame.with_columns(polars.col("language", "model").cast(polars.String))
     in_table = {}
     for language, layer, neuron in frame.select(NEURON).iter_rows():

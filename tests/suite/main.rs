@@ -1,1 +1,6 @@
-#[test] fn a(){}
+//! All integration tests, in one binary.
+
+mod identify;
+mod identify_laws;
+mod identify_parity;
+mod model;

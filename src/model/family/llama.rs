@@ -15,7 +15,13 @@ pub fn spec(config: &mut Config) -> Result<DecoderSpec, ConfigError> {
     let head_dim = match config.optional_size("head_dim")? {
         Some(width) => width,
         None if hidden % heads == 0 => hidden / heads,
-        None => return config.refuse("hidden_size", hidden, &format!("a multiple of the {heads} attention heads, or `head_dim`")),
+        None => {
+            return config.refuse(
+                "hidden_size",
+                hidden,
+                &format!("a multiple of the {heads} attention heads, or `head_dim`"),
+            );
+        }
     };
     if head_dim % 2 != 0 {
         return config.refuse("head_dim", head_dim, "an even width, for rotary embeddings turn pairs");

@@ -52,17 +52,78 @@ pub struct Config<'a> {
 /// Fields that say nothing about the arithmetic of a forward pass without dropout: names, versions, token ids, training and
 /// generation defaults.
 const INERT: &[&str] = &[
-    "architectures", "attention_dropout", "auto_map", "bos_token_id", "dtype", "embd_pdrop", "eos_token_id", "hidden_dropout",
-    "id2label", "initializer_range", "is_decoder", "is_llama_config", "label2id", "max_length", "min_length",
-    "num_return_sequences", "output_attentions", "output_hidden_states", "pad_token_id", "pretraining_tp", "resid_pdrop",
-    "return_dict", "return_dict_in_generate", "task_specific_params", "temperature", "tokenizer_class", "top_k", "top_p",
-    "torch_dtype", "torchscript", "transformers_version", "transformers.js_config", "unsloth_fixed", "unsloth_version",
-    "use_cache", "model_name", "name", "description", "license", "repetition_penalty", "do_sample", "num_beams", "problem_type",
-    "finetuning_task", "chunk_size_feed_forward", "pruned_heads", "prefix", "begin_suppress_tokens", "bad_words_ids",
-    "sep_token_id", "decoder_start_token_id", "exponential_decay_length_penalty", "forced_bos_token_id", "forced_eos_token_id",
-    "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "typical_p", "early_stopping", "diversity_penalty",
-    "num_beam_groups", "output_scores", "remove_invalid_values", "suppress_tokens", "tf_legacy_loss", "use_bfloat16",
-    "tie_encoder_decoder", "is_encoder_decoder", "mlp_dropout", "rms_norm_fused", "attn_implementation", "rope_interleaved",
+    "architectures",
+    "attention_dropout",
+    "auto_map",
+    "bos_token_id",
+    "dtype",
+    "embd_pdrop",
+    "eos_token_id",
+    "hidden_dropout",
+    "id2label",
+    "initializer_range",
+    "is_decoder",
+    "is_llama_config",
+    "label2id",
+    "max_length",
+    "min_length",
+    "num_return_sequences",
+    "output_attentions",
+    "output_hidden_states",
+    "pad_token_id",
+    "pretraining_tp",
+    "resid_pdrop",
+    "return_dict",
+    "return_dict_in_generate",
+    "task_specific_params",
+    "temperature",
+    "tokenizer_class",
+    "top_k",
+    "top_p",
+    "torch_dtype",
+    "torchscript",
+    "transformers_version",
+    "transformers.js_config",
+    "unsloth_fixed",
+    "unsloth_version",
+    "use_cache",
+    "model_name",
+    "name",
+    "description",
+    "license",
+    "repetition_penalty",
+    "do_sample",
+    "num_beams",
+    "problem_type",
+    "finetuning_task",
+    "chunk_size_feed_forward",
+    "pruned_heads",
+    "prefix",
+    "begin_suppress_tokens",
+    "bad_words_ids",
+    "sep_token_id",
+    "decoder_start_token_id",
+    "exponential_decay_length_penalty",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "length_penalty",
+    "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size",
+    "typical_p",
+    "early_stopping",
+    "diversity_penalty",
+    "num_beam_groups",
+    "output_scores",
+    "remove_invalid_values",
+    "suppress_tokens",
+    "tf_legacy_loss",
+    "use_bfloat16",
+    "tie_encoder_decoder",
+    "is_encoder_decoder",
+    "mlp_dropout",
+    "rms_norm_fused",
+    "attn_implementation",
+    "rope_interleaved",
 ];
 
 /// Fields in [`INERT`] that are only inert at this value.
@@ -118,7 +179,8 @@ impl<'a> Config<'a> {
 
     fn positive(&self, name: &str, value: &Value) -> Result<usize, ConfigError> {
         // Sizes of real models stay far below; the bound keeps products of sizes from overflowing.
-        let size = value.as_u64().filter(|size| (1..1 << 31).contains(size)).and_then(|size| usize::try_from(size).ok());
+        let size =
+            value.as_u64().filter(|size| (1..1 << 31).contains(size)).and_then(|size| usize::try_from(size).ok());
         size.ok_or_else(|| self.malformed(name, value, "a whole number above 0 and below 2^31"))
     }
 
@@ -206,7 +268,9 @@ pub enum ConfigError {
         wanted: &'static str,
     },
     /// A field that changes the arithmetic in a way that is not implemented.
-    #[error("{path}: `{field}` is {found}, which changes the model's arithmetic and is not implemented; implemented is {implemented}")]
+    #[error(
+        "{path}: `{field}` is {found}, which changes the model's arithmetic and is not implemented; implemented is {implemented}"
+    )]
     NotImplemented {
         /// config.json.
         path: PathBuf,

@@ -1,0 +1,264 @@
+//! The decoder against transformers (recorded by tests/oracles), against candle-transformers, and against itself.
+
+use std::{collections::HashMap, path::PathBuf};
+
+use candle_core::{DType, Device, IndexOp, Tensor, Var};
+use neuroglot::{
+    checkpoint::Checkpoint,
+    model::{Decoder, Observer, Path, Tally, Unobserved, family},
+};
+
+fn repository(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn fixture(path: &str) -> HashMap<String, Tensor> {
+    candle_core::safetensors::load(repository("tests/fixtures").join(path), &Device::Cpu).unwrap()
+}
+
+fn decoder(folder: &str, path: Path) -> Decoder {
+    let checkpoint = Checkpoint::open(&repository(folder)).unwrap();
+    Decoder::load(&checkpoint, DType::F32, &Device::Cpu, path).unwrap()
+}
+
+fn ids(tensor: &Tensor) -> Tensor {
+    tensor.to_dtype(DType::U32).unwrap()
+}
+
+fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
+    assert_eq!(a.dims(), b.dims());
+    (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+}
+
+fn floats(tensor: &Tensor) -> Vec<f64> {
+    tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// A tally over a batch whose tokens are all of fold 0.
+fn tally(decoder: &Decoder, ids: &Tensor, forward: impl Fn(&mut Tally)) -> Tally {
+    let mut tally = Tally::new(decoder.spec().ffn, 1);
+    let (batch, seq) = ids.dims2().unwrap();
+    let folds = vec![vec![0u8; seq]; batch];
+    tally.begin(folds.iter().map(Vec::as_slice));
+    forward(&mut tally);
+    tally
+}
+
+fn assert_counts_agree(found: &[u64], reference: &Tensor, near_zero: &Tensor) {
+    let (reference, near_zero) = (floats(reference), floats(near_zero));
+    assert_eq!(found.len(), reference.len());
+    for (neuron, &n) in found.iter().enumerate() {
+        let difference = (n as f64 - reference[neuron]).abs();
+        assert!(difference <= near_zero[neuron], "neuron {neuron}: {n} here, {} in the reference", reference[neuron]);
+    }
+}
+
+#[test]
+fn the_bundled_models_logits_and_hidden_states_are_those_of_transformers() {
+    let decoder = decoder("atlas/demo/model", Path::Inference);
+    let reference = fixture("demo_logits.safetensors");
+    let ids = ids(&reference["input_ids"]);
+    let logits = decoder.logits(&ids, &mut Unobserved).unwrap();
+    let positions = ids_u32(&reference["positions"]);
+    let picked = logits.index_select(&Tensor::new(positions.as_slice(), &Device::Cpu).unwrap(), 1).unwrap();
+    assert!(largest_difference(&picked, &reference["logits"]) < 1e-4);
+    let hidden = decoder.hidden(&ids, &mut Unobserved).unwrap();
+    assert!(largest_difference(&hidden, &reference["last_hidden"]) < 1e-4);
+    for (found, wanted) in floats(&decoder.nll(&ids).unwrap()).iter().zip(floats(&reference["nll"])) {
+        assert!((found - wanted).abs() < 1e-5 * wanted, "{found} nats here, {wanted} in the reference");
+    }
+}
+
+fn ids_u32(tensor: &Tensor) -> Vec<u32> {
+    ids(tensor).to_vec1().unwrap()
+}
+
+#[test]
+fn the_bundled_models_counts_and_moments_are_those_of_transformers() {
+    let decoder = decoder("atlas/demo/model", Path::Inference);
+    let reference = fixture("demo_logits.safetensors");
+    let ids = ids(&reference["input_ids"]);
+    let tally = tally(&decoder, &ids, |tally| decoder.observe(&ids, tally).unwrap());
+    assert_counts_agree(&tally.active[0], &reference["gate_active"], &reference["gate_near_zero"]);
+    for (name, found) in [("gate_sum", &tally.sum), ("gate_sum_sq", &tally.sum_sq)] {
+        for (found, wanted) in found.iter().zip(floats(&reference[name])) {
+            assert!(
+                (found - wanted).abs() < 1e-4 * (1.0 + wanted.abs()),
+                "{name}: {found} here, {wanted} in the reference"
+            );
+        }
+    }
+    for (found, wanted) in tally.max.iter().zip(floats(&reference["gate_max"])) {
+        assert!((f64::from(*found) - wanted).abs() < 1e-4 * (1.0 + wanted.abs()));
+    }
+}
+
+/// Scaled rope with a head wider than hidden / heads; linear rope with biases, tied, bf16 in shards; f16 without `head_dim`.
+const TINY: [&str; 3] = ["scaled", "biased", "half"];
+
+#[test]
+fn llama_with_every_special_feature_agrees_with_transformers() {
+    for name in TINY {
+        let decoder = decoder(&format!("tests/fixtures/tiny-llama/{name}"), Path::Inference);
+        let reference = fixture(&format!("tiny-llama/{name}/reference.safetensors"));
+        let ids = ids(&reference["input_ids"]);
+        let logits = decoder.logits(&ids, &mut Unobserved).unwrap();
+        let difference = largest_difference(&logits, &reference["logits"]);
+        assert!(difference < 1e-4, "{name}: logits differ by {difference}");
+        let tally = tally(&decoder, &ids, |tally| decoder.observe(&ids, tally).unwrap());
+        assert_counts_agree(&tally.active[0], &reference["gate_active"], &reference["gate_near_zero"]);
+    }
+}
+
+#[test]
+fn the_fused_and_the_differentiable_path_agree() {
+    for name in TINY {
+        let folder = format!("tests/fixtures/tiny-llama/{name}");
+        let (fused, plain) = (decoder(&folder, Path::Inference), decoder(&folder, Path::Differentiable));
+        let ids = ids(&fixture(&format!("tiny-llama/{name}/reference.safetensors"))["input_ids"]);
+        let a = fused.logits(&ids, &mut Unobserved).unwrap();
+        let b = plain.logits(&ids, &mut Unobserved).unwrap();
+        assert!(largest_difference(&a, &b) < 2e-4, "{name}");
+        let counted = tally(&fused, &ids, |tally| fused.observe(&ids, tally).unwrap());
+        let counted_plainly = tally(&plain, &ids, |tally| plain.observe(&ids, tally).unwrap());
+        assert_eq!(counted.active, counted_plainly.active, "{name}");
+    }
+}
+
+#[test]
+fn every_weight_receives_a_gradient_on_the_differentiable_path() {
+    for name in TINY {
+        let checkpoint = Checkpoint::open(&repository(&format!("tests/fixtures/tiny-llama/{name}"))).unwrap();
+        let spec = family::spec(&checkpoint).unwrap();
+        let mut vars: Vec<(String, Var)> = Vec::new();
+        let decoder = Decoder::build(spec, Path::Differentiable, |name| {
+            let var = Var::from_tensor(&checkpoint.tensor(name, DType::F32, &Device::Cpu)?)?;
+            vars.push((name.to_owned(), var.clone()));
+            Ok(var.as_tensor().clone())
+        })
+        .unwrap();
+        let ids = ids(&fixture(&format!("tiny-llama/{name}/reference.safetensors"))["input_ids"]);
+        let loss = decoder.nll(&ids).unwrap().mean_all().unwrap();
+        let gradients = loss.backward().unwrap();
+        for (weight, var) in vars {
+            let gradient = gradients.get(&var).unwrap_or_else(|| panic!("{name}: {weight} has no gradient"));
+            let size: f32 = gradient.sqr().unwrap().sum_all().unwrap().to_scalar().unwrap();
+            // A key's bias shifts all scores of a query alike, so that the softmax takes it out again; but for rounding.
+            assert!(size > 0.0, "{name}: the gradient of {weight} is zero");
+        }
+    }
+}
+
+/// Sees every gate through the general seam instead of lending a tally.
+struct Watcher(Vec<(usize, Vec<usize>)>);
+
+impl Observer for Watcher {
+    fn gate(&mut self, layer: usize, gate: &Tensor) -> candle_core::Result<()> {
+        self.0.push((layer, gate.dims().to_vec()));
+        Ok(())
+    }
+}
+
+#[test]
+fn an_observer_sees_every_layers_gate_once_and_changes_no_logit() {
+    let decoder = decoder("atlas/demo/model", Path::Inference);
+    let ids = ids(&fixture("demo_logits.safetensors")["input_ids"]);
+    let unobserved = decoder.logits(&ids, &mut Unobserved).unwrap();
+    let mut watcher = Watcher(Vec::new());
+    let watched = decoder.logits(&ids, &mut watcher).unwrap();
+    let wanted: Vec<_> = (0..6).map(|layer| (layer, vec![6, 64, 768])).collect();
+    assert_eq!(watcher.0, wanted);
+    let mut counted = None;
+    let tally = tally(&decoder, &ids, |tally| drop(decoder.logits(&ids, tally).unwrap()));
+    counted.replace(tally);
+    assert!(largest_difference(&unobserved, &watched) == 0.0);
+    let mut again = Watcher(Vec::new());
+    decoder.observe(&ids, &mut again).unwrap();
+    assert_eq!(again.0, wanted);
+}
+
+#[test]
+fn a_batch_of_windows_counts_as_its_windows_one_by_one() {
+    let decoder = decoder("atlas/demo/model", Path::Inference);
+    let ids = ids(&fixture("demo_logits.safetensors")["input_ids"]);
+    let together = tally(&decoder, &ids, |tally| decoder.observe(&ids, tally).unwrap());
+    let mut apart = Tally::new(decoder.spec().ffn, 1);
+    for row in 0..6 {
+        apart.begin([[0u8; 64].as_slice()]);
+        decoder.observe(&ids.i(row..=row).unwrap(), &mut apart).unwrap();
+    }
+    assert_eq!(together.active, apart.active);
+    assert_eq!(together.sum, apart.sum, "sums are added in the order of the tokens, whatever the batch");
+}
+
+#[test]
+fn the_folds_of_tokens_add_up_to_the_counts_without_folds() {
+    let decoder = decoder("atlas/demo/model", Path::Inference);
+    let ids = ids(&fixture("demo_logits.safetensors")["input_ids"]);
+    let whole = tally(&decoder, &ids, |tally| decoder.observe(&ids, tally).unwrap());
+    let folds: Vec<Vec<u8>> = (0..6).map(|row| (0..64).map(|token| ((token / 7 + row) % 3) as u8).collect()).collect();
+    let mut folded = Tally::new(decoder.spec().ffn, 3);
+    folded.begin(folds.iter().map(Vec::as_slice));
+    decoder.observe(&ids, &mut folded).unwrap();
+    for (neuron, &n) in whole.active[0].iter().enumerate() {
+        assert_eq!(n, folded.active.iter().map(|fold| fold[neuron]).sum::<u64>());
+    }
+}
+
+#[test]
+fn permuting_the_neurons_of_a_layer_permutes_its_counts() {
+    let checkpoint = Checkpoint::open(&repository("atlas/demo/model")).unwrap();
+    let spec = family::spec(&checkpoint).unwrap();
+    let order: Vec<u32> = (0..768u32).map(|i| (i * 5 + 3) % 768).collect();
+    let index = Tensor::new(order.as_slice(), &Device::Cpu).unwrap();
+    let permuted = Decoder::build(spec, Path::Inference, |name| {
+        let weight = checkpoint.tensor(name, DType::F32, &Device::Cpu)?;
+        match name {
+            "model.layers.2.mlp.gate_proj.weight" | "model.layers.2.mlp.up_proj.weight" => {
+                weight.index_select(&index, 0)
+            }
+            "model.layers.2.mlp.down_proj.weight" => weight.index_select(&index, 1),
+            _ => Ok(weight),
+        }
+    })
+    .unwrap();
+    let plain = decoder("atlas/demo/model", Path::Inference);
+    let ids = ids(&fixture("demo_logits.safetensors")["input_ids"]);
+    let a = tally(&plain, &ids, |tally| plain.observe(&ids, tally).unwrap());
+    let b = tally(&permuted, &ids, |tally| permuted.observe(&ids, tally).unwrap());
+    let layer = |tally: &Tally| tally.active[0][2 * 768..3 * 768].to_vec();
+    let (a, b) = (layer(&a), layer(&b));
+    assert!(order.iter().enumerate().all(|(to, &from)| b[to] == a[from as usize]));
+}
+
+#[test]
+fn the_bundled_models_logits_are_those_of_candle_transformers() {
+    use candle_transformers::models::llama::{Cache, Config, Llama};
+    let config = Config {
+        hidden_size: 128,
+        intermediate_size: 768,
+        vocab_size: 5120,
+        num_hidden_layers: 6,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        use_flash_attn: false,
+        rms_norm_eps: 1e-5,
+        rope_theta: 10_000.0,
+        bos_token_id: None,
+        eos_token_id: None,
+        rope_scaling: None,
+        max_position_embeddings: 512,
+        tie_word_embeddings: true,
+    };
+    let weights =
+        candle_core::safetensors::load(repository("atlas/demo/model/model.safetensors"), &Device::Cpu).unwrap();
+    let weights = candle_nn::VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu);
+    let llama = Llama::load(weights, &config).unwrap();
+    let decoder = decoder("atlas/demo/model", Path::Inference);
+    let ids = ids(&fixture("demo_logits.safetensors")["input_ids"]);
+    let mut cache = Cache::new(false, DType::F32, &config, &Device::Cpu).unwrap();
+    // It gives the last position's logits only.
+    let theirs = llama.forward(&ids, 0, &mut cache).unwrap();
+    let ours = decoder.logits(&ids, &mut Unobserved).unwrap().i((.., 63, ..)).unwrap();
+    assert!(largest_difference(&theirs, &ours.contiguous().unwrap()) < 1e-4);
+}
