@@ -1,6 +1,10 @@
 //! All integration tests, in one binary.
 
+mod demo;
 mod identify;
 mod identify_laws;
 mod identify_parity;
 mod model;
+mod profile;
+mod readers;
+mod site;
