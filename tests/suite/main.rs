@@ -1,5 +1,6 @@
 //! All integration tests, in one binary.
 
+mod atlas;
 mod demo;
 mod identify;
 mod identify_laws;

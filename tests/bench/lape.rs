@@ -1,6 +1,6 @@
 //! Times identification at the size of an 8B model over 132 languages, and prints the peak memory with the counts' own.
 //!
-//!     cargo run --release --example lape_bench [LAYERS WIDTH LANGUAGES]
+//!     cargo bench --bench lape [-- LAYERS WIDTH LANGUAGES]
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 fn main() {
-    let sizes: Vec<usize> = std::env::args().skip(1).map(|text| text.parse().expect("a number")).collect();
+    let sizes: Vec<usize> = std::env::args().skip(1).filter(|text| text != "--bench").map(|text| text.parse().expect("a number")).collect();
     let (layers, width, languages) = match sizes[..] {
         [] => (32, 14_336, 132),
         [layers, width, languages] => (layers, width, languages),
