@@ -116,6 +116,7 @@ fn way_out(source: &std::io::Error) -> &'static str {
         }
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "; choose a folder that you may write to with --out",
         ErrorKind::NotADirectory | ErrorKind::AlreadyExists => "; a file stands where a folder is wanted, choose another --out",
+        ErrorKind::IsADirectory => "; a folder stands where a file is wanted, choose another --out",
         _ => "",
     }
 }

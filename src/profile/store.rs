@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
@@ -60,7 +61,7 @@ impl ProfileFolder {
         let file = path.join("profile.json");
         let json = match std::fs::read(&file) {
             Ok(json) => json,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 return Err(ProfileError::NoProfile { path: path.to_owned() });
             }
             Err(error) => return Err(broken(&file, format!("cannot be read: {error}"))),
@@ -76,25 +77,29 @@ impl ProfileFolder {
         Ok(Self { path: path.to_owned(), head })
     }
 
-    /// Opens the profile of a run to add to it, or begins one in a new or empty folder.
+    /// Opens the profile of a run to add to it, or begins one in a new or empty folder. A run that finished no language, be it
+    /// that its settings were wrong, gives way to another.
     ///
     /// # Errors
     /// When the folder holds another run or anything else, or cannot be written to.
     pub fn begin(path: &Path, head: ProfileHead) -> Result<Self, ProfileError> {
         match Self::open(path) {
             Ok(found) if found.head.parameters == head.parameters => Ok(found),
+            Ok(found) if found.languages()?.is_empty() => Self::create(path, head),
             Ok(found) => Err(ProfileError::OtherRun {
                 path: path.join("profile.json"),
                 difference: difference(&found.head.parameters, &head.parameters),
             }),
             Err(ProfileError::NoProfile { .. }) if occupied(path) => Err(ProfileError::Occupied { path: path.to_owned() }),
-            Err(ProfileError::NoProfile { .. }) => {
-                let json = serde_json::to_string_pretty(&head).expect("plain data") + "\n";
-                output::write(&path.join("profile.json"), json.as_bytes())?;
-                Ok(Self { path: path.to_owned(), head })
-            }
+            Err(ProfileError::NoProfile { .. }) => Self::create(path, head),
             Err(error) => Err(error),
         }
+    }
+
+    fn create(path: &Path, head: ProfileHead) -> Result<Self, ProfileError> {
+        let json = serde_json::to_string_pretty(&head).expect("plain data") + "\n";
+        output::write(&path.join("profile.json"), json.as_bytes())?;
+        Ok(Self { path: path.to_owned(), head })
     }
 
     /// The folder.
@@ -121,7 +126,7 @@ impl ProfileFolder {
         let folder = self.path.join("counts");
         let entries = match std::fs::read_dir(&folder) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(broken(&folder, format!("cannot be read: {error}"))),
         };
         let mut languages = Vec::new();
