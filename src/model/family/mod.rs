@@ -45,6 +45,8 @@ pub fn spec(checkpoint: &Checkpoint) -> Result<DecoderSpec, ConfigError> {
 /// config.json, with a memory of which fields were read.
 pub struct Config<'a> {
     path: PathBuf,
+    /// `rope_parameters.` inside that object, nothing at the top.
+    prefix: String,
     fields: &'a Map<String, Value>,
     read: BTreeSet<String>,
 }
@@ -81,7 +83,7 @@ impl<'a> Config<'a> {
             found: checkpoint.config().to_string(),
             wanted: "a JSON object",
         })?;
-        Ok(Self { path, fields, read: BTreeSet::new() })
+        Ok(Self { path, prefix: String::new(), fields, read: BTreeSet::new() })
     }
 
     /// A field that is present and not null.
@@ -90,13 +92,18 @@ impl<'a> Config<'a> {
         self.fields.get(name).filter(|value| !value.is_null())
     }
 
+    /// A field's name from the top of the file.
+    fn name(&self, field: &str) -> String {
+        format!("{}{field}", self.prefix)
+    }
+
     fn malformed(&self, field: &str, found: &Value, wanted: &'static str) -> ConfigError {
-        ConfigError::Malformed { path: self.path.clone(), field: field.to_owned(), found: found.to_string(), wanted }
+        ConfigError::Malformed { path: self.path.clone(), field: self.name(field), found: found.to_string(), wanted }
     }
 
     fn required(&mut self, name: &str) -> Result<&'a Value, ConfigError> {
-        let path = self.path.clone();
-        self.field(name).ok_or_else(|| ConfigError::Absent { path, field: name.to_owned() })
+        let (path, field) = (self.path.clone(), self.name(name));
+        self.field(name).ok_or(ConfigError::Absent { path, field })
     }
 
     /// A string.
@@ -109,6 +116,13 @@ impl<'a> Config<'a> {
     pub fn size(&mut self, name: &str) -> Result<usize, ConfigError> {
         let value = self.required(name)?;
         self.positive(name, value)
+    }
+
+    /// A number of layers; tables number them in 16 bits.
+    pub fn layers(&mut self, name: &str) -> Result<usize, ConfigError> {
+        let value = self.required(name)?;
+        let layers = self.positive(name, value)?;
+        if i16::try_from(layers).is_ok() { Ok(layers) } else { Err(self.malformed(name, value, "less than 32,768 layers")) }
     }
 
     /// A whole number above 0, if the field is there.
@@ -145,14 +159,15 @@ impl<'a> Config<'a> {
     pub fn nested(&mut self, name: &str) -> Result<Option<Config<'a>>, ConfigError> {
         let Some(value) = self.field(name) else { return Ok(None) };
         let fields = value.as_object().ok_or_else(|| self.malformed(name, value, "an object"))?;
-        Ok(Some(Config { path: self.path.clone(), fields, read: BTreeSet::new() }))
+        let prefix = format!("{}.", self.name(name));
+        Ok(Some(Config { path: self.path.clone(), prefix, fields, read: BTreeSet::new() }))
     }
 
     /// Refuses a value that is valid elsewhere and that we do not compute.
     pub fn refuse<T>(&self, field: &str, found: impl ToString, implemented: &str) -> Result<T, ConfigError> {
         Err(ConfigError::NotImplemented {
             path: self.path.clone(),
-            field: field.to_owned(),
+            field: self.name(field),
             found: found.to_string(),
             implemented: implemented.to_owned(),
         })
@@ -165,7 +180,7 @@ impl<'a> Config<'a> {
             let inert = name.starts_with('_') || INERT.contains(&name.as_str());
             let changes = INERT_AT.iter().any(|(field, harmless)| field == name && !harmless(value));
             if !self.read.contains(name) && !off && (!inert || changes) {
-                return self.refuse(name, value, "leaving the field out, where the model was made without it");
+                return Err(ConfigError::Unknown { path: self.path.clone(), field: self.name(name), found: value.to_string() });
             }
         }
         Ok(())
@@ -186,7 +201,7 @@ pub enum ConfigError {
         known: String,
     },
     /// A field that has to be there.
-    #[error("{path}: has no field `{field}`")]
+    #[error("{path}: has no field `{field}`, and nothing can stand in for it; take the config.json that came with the weights")]
     Absent {
         /// config.json.
         path: PathBuf,
@@ -205,8 +220,18 @@ pub enum ConfigError {
         /// What it should be.
         wanted: &'static str,
     },
+    /// A field that nobody here has heard of.
+    #[error("{path}: `{field}` is {found}, and no such field is known: it may change the model's arithmetic. Take it out if it does not")]
+    Unknown {
+        /// config.json.
+        path: PathBuf,
+        /// The field.
+        field: String,
+        /// Its value.
+        found: String,
+    },
     /// A field that changes the arithmetic in a way that is not implemented.
-    #[error("{path}: `{field}` is {found}, which changes the model's arithmetic and is not implemented; implemented is {implemented}")]
+    #[error("{path}: `{field}` is {found}, which changes the model's arithmetic and is not implemented; {implemented} is wanted")]
     NotImplemented {
         /// config.json.
         path: PathBuf,
