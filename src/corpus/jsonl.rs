@@ -85,8 +85,9 @@ fn texts(
             Some(Ok(false)) => return None,
             Some(Ok(true)) | None => {}
         }
-        let text = row.get(&field).and_then(Value::as_str).map(|text| Raw::Bytes(text.as_bytes().to_vec()));
-        Some(text.ok_or_else(|| CorpusError::Json {
+        // As in a table, null is an empty document.
+        let text = row.get(&field).and_then(|text| if text.is_null() { Some("") } else { text.as_str() });
+        Some(text.map(|text| Raw::Bytes(text.into())).ok_or_else(|| CorpusError::Json {
             path: path.clone(),
             line,
             problem: format!("has no string field `{field}`; name it with --text-column"),

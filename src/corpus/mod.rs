@@ -271,6 +271,12 @@ pub enum CorpusError {
         /// The path.
         path: PathBuf,
     },
+    /// A file where a folder is wanted.
+    #[error("{path}: is a file, but a folder with a file for each language is wanted")]
+    NoFolder {
+        /// The path.
+        path: PathBuf,
+    },
     /// A file or folder that the system does not let us read.
     #[error("{path}: cannot be read: {source}")]
     Unreadable {

@@ -98,6 +98,9 @@ fn languages(path: &Path) -> Result<BTreeSet<LanguageCode>, CorpusError> {
     for row in columns(path, &[column])? {
         spellings.insert(row?.swap_remove(0));
     }
+    if spellings.is_empty() {
+        return Err(CorpusError::NoLanguages { path: path.to_owned(), wanted: "a row with a language", ignored: vec![] });
+    }
     spellings.iter().map(|spelling| language_of(path, spelling.as_deref())).collect()
 }
 
