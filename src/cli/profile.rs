@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 use clap::Args;
+use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use super::{Outcome, STOP, Talk, talk::thousands, usage};
@@ -186,7 +187,7 @@ impl ProfilePlan {
         let card = ModelCard {
             id,
             revision: settings.model_revision.clone(),
-            architecture: checkpoint.config()["model_type"].as_str().unwrap_or_default().to_owned(),
+            architecture: checkpoint.config().get("model_type").and_then(Value::as_str).unwrap_or_default().to_owned(),
             parameters: spec.parameters(),
             dtype: checkpoint.stored_dtype(),
             licence: settings.model_licence.clone(),
@@ -279,7 +280,7 @@ fn separator(checkpoint: &Checkpoint, separator: Separator) -> anyhow::Result<Op
         Separator::Bos => ("bos_token_id", "bos"),
         Separator::Eos => ("eos_token_id", "eos"),
     };
-    let value = &checkpoint.config()[field];
+    let value = checkpoint.config().get(field).unwrap_or(&Value::Null);
     // Llama 3 lists several; the first is the one that ends a text.
     let id = value.as_u64().or_else(|| value.as_array()?.first()?.as_u64()).and_then(|id| u32::try_from(id).ok());
     let path = checkpoint.config_path();

@@ -30,7 +30,7 @@ pub const FAMILIES: &[Family] = &[Family {
 /// # Errors
 /// When the family is unknown, or a field is missing, malformed, or asks for arithmetic that is not implemented.
 pub fn spec(checkpoint: &Checkpoint) -> Result<DecoderSpec, ConfigError> {
-    let mut config = Config::new(checkpoint)?;
+    let mut config = Config::new(checkpoint);
     let model_type: String = config.text("model_type")?;
     let family = FAMILIES.iter().find(|family| family.model_type == model_type).ok_or_else(|| ConfigError::Family {
         path: config.path.clone(),
@@ -75,15 +75,9 @@ const INERT_AT: &[(&str, fn(&Value) -> bool)] = &[
 ];
 
 impl<'a> Config<'a> {
-    fn new(checkpoint: &'a Checkpoint) -> Result<Self, ConfigError> {
-        let path = checkpoint.config_path();
-        let fields = checkpoint.config().as_object().ok_or_else(|| ConfigError::Malformed {
-            path: path.clone(),
-            field: "the file".to_owned(),
-            found: checkpoint.config().to_string(),
-            wanted: "a JSON object",
-        })?;
-        Ok(Self { path, prefix: String::new(), fields, read: BTreeSet::new() })
+    fn new(checkpoint: &'a Checkpoint) -> Self {
+        let (path, fields) = (checkpoint.config_path(), checkpoint.config());
+        Self { path, prefix: String::new(), fields, read: BTreeSet::new() }
     }
 
     /// A field that is present and not null.
@@ -122,7 +116,7 @@ impl<'a> Config<'a> {
     pub fn layers(&mut self, name: &str) -> Result<usize, ConfigError> {
         let value = self.required(name)?;
         let layers = self.positive(name, value)?;
-        if i16::try_from(layers).is_ok() { Ok(layers) } else { Err(self.malformed(name, value, "less than 32,768 layers")) }
+        if i16::try_from(layers).is_ok() { Ok(layers) } else { Err(self.malformed(name, value, "a whole number below 32,768")) }
     }
 
     /// A whole number above 0, if the field is there.
