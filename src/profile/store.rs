@@ -189,21 +189,29 @@ impl ProfileFolder {
         }
     }
 
+    /// Whether another folder can be taken over: it is of the same run, and every file of it can be read.
+    ///
+    /// # Errors
+    /// What stands against it.
+    pub fn accepts(&self, other: &Self) -> Result<(), ProfileError> {
+        if other.head.parameters != self.head.parameters {
+            let difference = difference(&other.head.parameters, &self.head.parameters);
+            let here = self.path.display();
+            let problem = format!("is of another run than {here}: it differs in {difference}; only parts of one run are merged");
+            return Err(broken(&other.path.join("profile.json"), problem));
+        }
+        other.languages()?.into_iter().try_for_each(|language| other.coverage(language).map(drop))
+    }
+
     /// Takes over the finished languages of another folder of the same run.
     ///
     /// # Errors
-    /// When it is of another run, or both hold a language with different counts.
+    /// As [`ProfileFolder::accepts`]; also when both hold a language with different counts.
     pub fn absorb(&self, other: &Self) -> Result<usize, ProfileError> {
-        if other.head.parameters != self.head.parameters {
-            return Err(ProfileError::OtherRun {
-                path: other.path.join("profile.json"),
-                difference: difference(&other.head.parameters, &self.head.parameters),
-            });
-        }
+        self.accepts(other)?;
         let mut taken = 0;
         for language in other.languages()? {
             let (from, to) = (other.file(language), self.file(language));
-            other.reader(language)?;
             let bytes = std::fs::read(&from).map_err(|error| broken(&from, format!("cannot be read: {error}")))?;
             if to.is_file() {
                 let there = std::fs::read(&to).map_err(|error| broken(&to, format!("cannot be read: {error}")))?;
