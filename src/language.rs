@@ -146,7 +146,7 @@ pub enum LanguageError {
     #[error("`{0}` is not a language code such as `mlt_Latn` (ISO 639-3 code, underscore, ISO 15924 script)")]
     Malformed(String),
     /// No language is spelt so.
-    #[error("no language is called `{spelling}`{}; `mt`, `mlt`, `mlt_Latn`, `Maltese` and `Malti` are spellings of one", nearest(.similar))]
+    #[error("no language is called `{spelling}`{}; a language is written as `mt`, `mlt`, `mlt_Latn`, `Maltese` or `Malti`", nearest(.similar))]
     Unknown {
         /// What was typed.
         spelling: String,

@@ -326,7 +326,7 @@ pub enum CorpusError {
         problem: String,
     },
     /// A table without the column.
-    #[error("{path}: has no column `{column}`, but {}; name the text column with --text-column", .found.join(", "))]
+    #[error("{path}: has no column `{column}`, but {}; {advice}", .found.join(", "))]
     Column {
         /// The file.
         path: PathBuf,
@@ -334,6 +334,8 @@ pub enum CorpusError {
         column: String,
         /// The columns there are.
         found: Vec<String>,
+        /// What to do.
+        advice: &'static str,
     },
     /// A file that is not what its name says.
     #[error("{path}: is not a readable {format} file: {problem}")]
