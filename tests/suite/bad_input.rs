@@ -73,7 +73,7 @@ fn a_model_folder_without_config_is_refused() {
 fn a_config_that_is_not_json_is_refused_with_the_place() {
     assert_snapshot!(damaged(|s| s.halve("model/config.json")), @r"
     exit code 1
-    error: model/config.json: is broken: not JSON: EOF while parsing a string at line 19 column 20
+    error: model/config.json: is broken: no JSON object: EOF while parsing a string at line 19 column 20
     ");
 }
 
@@ -81,13 +81,14 @@ fn a_config_that_is_not_json_is_refused_with_the_place() {
 fn a_config_that_is_a_list_is_refused() {
     assert_snapshot!(damaged(|s| s.write("model/config.json", "[]")), @r"
     exit code 1
-    error: model/config.json: `the file` is [], but a JSON object is wanted
+    error: model/config.json: is broken: no JSON object: invalid type: sequence, expected a map at line 1 column 0
     ");
 }
 
 #[test]
 fn a_config_without_a_size_names_the_field() {
-    let remove = |s: &Sandbox| s.json("model/config.json", |config| drop(config.as_object_mut().unwrap().remove("hidden_size")));
+    let remove =
+        |s: &Sandbox| s.json("model/config.json", |config| drop(config.as_object_mut().unwrap().remove("hidden_size")));
     assert_snapshot!(damaged(remove), @r"
     exit code 1
     error: model/config.json: has no field `hidden_size`, and nothing can stand in for it; take the config.json that came with the weights
@@ -106,7 +107,7 @@ fn a_size_of_zero_is_refused() {
 fn a_billion_layers_are_refused_before_anything_is_allocated() {
     assert_snapshot!(damaged(|s| s.config("num_hidden_layers", 1_000_000_000)), @r"
     exit code 1
-    error: model/config.json: `num_hidden_layers` is 1000000000, but less than 32,768 layers is wanted
+    error: model/config.json: `num_hidden_layers` is 1000000000, but a whole number below 32,768 is wanted
     ");
 }
 
@@ -120,7 +121,8 @@ fn an_unknown_architecture_is_refused_with_the_known_ones() {
 
 #[test]
 fn another_scaling_of_positions_is_refused() {
-    let yarn = |s: &Sandbox| s.json("model/config.json", |config| config["rope_parameters"]["rope_type"] = "yarn".into());
+    let yarn =
+        |s: &Sandbox| s.json("model/config.json", |config| config["rope_parameters"]["rope_type"] = "yarn".into());
     assert_snapshot!(damaged(yarn), @r"
     exit code 1
     error: model/config.json: `rope_parameters.rope_type` is `yarn`, which changes the model's arithmetic and is not implemented; `default`, `linear` or `llama3` is wanted
@@ -145,7 +147,9 @@ fn a_sliding_window_is_refused() {
 
 #[test]
 fn partial_rotary_embeddings_are_refused_wherever_they_stand() {
-    let nested = |s: &Sandbox| s.json("model/config.json", |config| config["rope_parameters"]["partial_rotary_factor"] = 0.5.into());
+    let nested = |s: &Sandbox| {
+        s.json("model/config.json", |config| config["rope_parameters"]["partial_rotary_factor"] = 0.5.into())
+    };
     assert_snapshot!(damaged(nested), @r"
     exit code 1
     error: model/config.json: `rope_parameters.partial_rotary_factor` is 0.5, which changes the model's arithmetic and is not implemented; 1 is wanted
@@ -192,7 +196,7 @@ fn an_empty_weight_file_is_refused() {
 fn a_weight_file_with_an_absurd_header_is_refused() {
     assert_snapshot!(damaged(|s| s.write("model/model.safetensors", [0xff; 64])), @r"
     exit code 1
-    error: model/model.safetensors: is broken: it declares a header of [HASH] bytes; this is no safetensors file
+    error: model/model.safetensors: is broken: it declares a header of 18446744073709551615 bytes; this is no safetensors file
     ");
 }
 
@@ -240,7 +244,10 @@ fn quantised_weights_are_refused() {
 #[test]
 fn weights_that_are_no_numbers_are_found_by_the_layer() {
     let spoil = |s: &Sandbox| {
-        s.weights(|tensors| tensors.get_mut("model.layers.1.mlp.gate_proj.weight").unwrap().bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes()));
+        s.weights(|tensors| {
+            tensors.get_mut("model.layers.1.mlp.gate_proj.weight").unwrap().bytes[..4]
+                .copy_from_slice(&f32::NAN.to_le_bytes())
+        });
     };
     assert_snapshot!(damaged(spoil), @r"
     exit code 1
@@ -264,11 +271,13 @@ fn a_missing_shard_is_named() {
 fn an_index_that_leads_out_of_the_folder_is_refused() {
     let lead_out = |s: &Sandbox| {
         s.model(SHARDED);
-        s.json("model/model.safetensors.index.json", |index| index["weight_map"]["model.norm.weight"] = "../evil.safetensors".into());
+        s.json("model/model.safetensors.index.json", |index| {
+            index["weight_map"]["model.norm.weight"] = "../evil.safetensors".into()
+        });
     };
     assert_snapshot!(damaged(lead_out), @r"
     exit code 1
-    error: model/model.safetensors.index.json: is broken: `../evil.safetensors` is no file name
+    error: model/model.safetensors.index.json: is broken: it names `../evil.safetensors`, which is no file beside it
     ");
 }
 
@@ -362,7 +371,7 @@ fn a_file_name_of_several_languages_is_passed_over_aloud() {
     let norwegian = |s: &Sandbox| s.write("norwegian/no.txt", "a");
     assert_snapshot!(profile(norwegian, &[("--corpus", "dir:norwegian")]), @r"
     exit code 1
-    [33m WARN[0m [2mneuroglot::corpus::files[0m[2m:[0m norwegian/no.txt: is passed over: `no` names 2 languages: nno_Latn (Norwegian Nynorsk), nob_Latn (Norwegian Bokmål); write one of these codes
+     WARN norwegian/no.txt: is passed over: `no` names 2 languages: nno_Latn (Norwegian Nynorsk), nob_Latn (Norwegian Bokmål); write one of these codes
     error: norwegian: holds no text of a language we know; CODE.txt, CODE.txt.gz or CODE.txt.zst is wanted, where CODE is a language such as `mlt_Latn` or `mt` (there is no.txt)
     ");
 }
@@ -417,7 +426,7 @@ fn a_line_that_is_not_json_is_named() {
     let broken = |s: &Sandbox| s.write("lines/mlt_Latn.jsonl", "{\"text\": \"sea\"}\n\nsea\n");
     assert_snapshot!(profile(broken, &[("--corpus", "jsonl:lines")]), @r"
     exit code 1
-    error: lines/mlt_Latn.jsonl, line 3: not JSON: expected value at line 1 column 1
+    error: lines/mlt_Latn.jsonl, line 3: not JSON: expected value at column 1
     ");
 }
 
@@ -433,10 +442,10 @@ fn a_line_without_text_names_the_field() {
 #[test]
 fn rows_without_a_language_are_refused() {
     let broken = |s: &Sandbox| s.write("all.jsonl", "{\"text\": \"sea\", \"lang\": \"mt\"}\n{\"text\": \"sea\"}\n");
-    assert_snapshot!(profile(broken, &[("--corpus", "jsonl:all.jsonl")]), @r#"
+    assert_snapshot!(profile(broken, &[("--corpus", "jsonl:all.jsonl")]), @r"
     exit code 1
-    error: all.jsonl, line 2: no field of ["language", "lang", "code"] says its language
-    "#);
+    error: all.jsonl, line 2: no field `language`, `lang`, `code` says its language
+    ");
 }
 
 #[test]
@@ -444,16 +453,26 @@ fn rows_of_an_unknown_language_are_refused() {
     let broken = |s: &Sandbox| s.write("all.jsonl", "{\"text\": \"sea\", \"lang\": \"Klingon\"}\n");
     assert_snapshot!(profile(broken, &[("--corpus", "jsonl:all.jsonl")]), @r"
     exit code 1
-    error: all.jsonl, line 1: no language is called `Klingon`; `mt`, `mlt`, `mlt_Latn`, `Maltese` and `Malti` are spellings of one
+    error: all.jsonl, line 1: no language is called `Klingon`; a language is written as `mt`, `mlt`, `mlt_Latn`, `Maltese` or `Malti`
     ");
 }
 
 #[test]
 fn a_table_without_the_text_column_lists_its_columns() {
-    let broken = |s: &Sandbox| crate::corpus::table(&s.path("tables/mlt_Latn.parquet"), &[("sentence", &[Some("sea")])]);
+    let broken =
+        |s: &Sandbox| crate::corpus::table(&s.path("tables/mlt_Latn.parquet"), &[("sentence", &[Some("sea")])]);
     assert_snapshot!(profile(broken, &[("--corpus", "parquet:tables")]), @r"
     exit code 1
     error: tables/mlt_Latn.parquet: has no column `text`, but sentence; name the text column with --text-column
+    ");
+}
+
+#[test]
+fn a_table_of_many_languages_without_their_column_is_refused() {
+    let broken = |s: &Sandbox| crate::corpus::table(&s.path("all.parquet"), &[("text", &[Some("sea")])]);
+    assert_snapshot!(profile(broken, &[("--corpus", "parquet:all.parquet")]), @r"
+    exit code 1
+    error: all.parquet: has no column `language`, `lang`, `code`, but text; call the column of languages so, or give a folder with a table for each language
     ");
 }
 
@@ -488,11 +507,11 @@ fn prepared_ids_of_another_vocabulary_are_refused() {
 fn an_unknown_language_is_wrong_usage_and_the_nearest_is_offered() {
     assert_snapshot!(asked(&[("--languages", "Maltesse")]), @r"
     exit code 2
-    error: no language is called `Maltesse` (did you mean mlt_Latn (Maltese)?); `mt`, `mlt`, `mlt_Latn`, `Maltese` and `Malti` are spellings of one
+    error: no language is called `Maltesse` (did you mean mlt_Latn (Maltese)?); a language is written as `mt`, `mlt`, `mlt_Latn`, `Maltese` or `Malti`
     ");
     assert_snapshot!(asked(&[("--languages", "tlh")]), @r"
     exit code 2
-    error: no language is called `tlh`; `mt`, `mlt`, `mlt_Latn`, `Maltese` and `Malti` are spellings of one
+    error: no language is called `tlh`; a language is written as `mt`, `mlt`, `mlt_Latn`, `Maltese` or `Malti`
     ");
 }
 
@@ -542,7 +561,7 @@ fn fewer_tokens_than_a_window_are_wrong_usage() {
 fn more_tokens_than_can_be_counted_are_wrong_usage() {
     assert_snapshot!(asked(&[("--tokens", "18446744073709551615")]), @r"
     exit code 2
-    error: invalid value '[HASH]' for '--tokens <N>': [HASH] is not in 1..=1000000000000
+    error: invalid value '18446744073709551615' for '--tokens <N>': 18446744073709551615 is not in 1..=1000000000000
 
     For more information, try '--help'.
     ");
@@ -627,15 +646,12 @@ fn a_read_only_disk_is_named() {
 #[test]
 fn on_a_full_disk_what_is_finished_is_kept_and_the_same_command_continues() {
     let sandbox = Sandbox::new();
-    let Some(disk) = Disk::mount(&sandbox.path("disk"), "size=28k") else { return };
+    let Some(disk) = Disk::mount(&sandbox.path("disk"), "size=12k") else { return };
     let full = sandbox.profile(&[("--out", "disk/out")]);
     assert_snapshot!(full.text(), @r"
-    exit code 0
-    stdout: 3 languages, 192 tokens in disk/out
+    exit code 1
     cym_Latn         64 tokens of 4 documents
-    fra_Latn         64 tokens of 4 documents
-    mlt_Latn         64 tokens of 4 documents
-    next: neuroglot identify disk/out --out ATLAS
+    error: disk/out/counts/fra_Latn.parquet: cannot be written: No space left on device (os error 28); make room and run the same command again, what is finished is kept
     ");
     let finished = sandbox.files("disk/out");
     assert!(finished.iter().all(|file| !file.ends_with(".part")), "{finished:?}");
@@ -668,7 +684,9 @@ fn an_atlas_on_a_full_disk_is_not_taken_for_an_atlas() {
 #[test]
 fn an_interrupted_run_is_resumable_and_its_counts_are_those_of_a_run_without_a_break() {
     let sandbox = Sandbox::new();
-    let codes = ["afr", "dan", "deu", "eng", "est", "eus", "fin", "fra", "gle", "hun", "isl", "ita", "lit", "mlt", "nld", "swe"];
+    let codes = [
+        "afr", "dan", "deu", "eng", "est", "eus", "fin", "fra", "gle", "hun", "isl", "ita", "lit", "mlt", "nld", "swe",
+    ];
     for (seed, code) in codes.iter().enumerate() {
         sandbox.write(&format!("many/{code}.txt"), prose(seed, 1_000));
     }
@@ -708,7 +726,8 @@ impl Disk {
             return Some(Self(place.to_owned()));
         }
         // Written past the test harness, which would swallow it.
-        let _ = writeln!(std::io::stderr(), "NOT RUN: a test that mounts a tmpfs with {options}; run the suite as root");
+        let _ =
+            writeln!(std::io::stderr(), "NOT RUN: a test that mounts a tmpfs with {options}; run the suite as root");
         None
     }
 
@@ -755,11 +774,6 @@ fn a_language_that_was_not_profiled_cannot_be_identified() {
 }
 
 #[test]
-fn a_single_language_cannot_be_identified() {
-    assert_snapshot!(after(|_| {}, "identify out --out new --languages mlt"), @"");
-}
-
-#[test]
 fn a_rate_above_one_is_wrong_usage() {
     assert_snapshot!(after(|_| {}, "identify out --out new --top-rate 5"), @r"
     exit code 2
@@ -793,10 +807,11 @@ fn a_profile_whose_settings_were_changed_by_hand_is_refused() {
 
 #[test]
 fn a_profile_whose_shape_was_changed_by_hand_is_refused() {
-    let tamper = |s: &Sandbox| s.json("out/profile.json", |head| head["model"]["spec"]["ffn"]["width"] = u64::MAX.into());
+    let tamper =
+        |s: &Sandbox| s.json("out/profile.json", |head| head["model"]["spec"]["ffn"]["width"] = u64::MAX.into());
     assert_snapshot!(after(tamper, "identify out --out new"), @r"
     exit code 1
-    error: out/counts/cym_Latn.parquet: has 96 rows, which is no whole number of languages of 2 × [HASH] neurons
+    error: out/counts/cym_Latn.parquet: has 96 rows, which is no whole number of languages of 2 × 18446744073709551615 neurons
     ");
 }
 
@@ -820,7 +835,10 @@ fn counts_that_were_cut_short_are_refused_by_every_reader() {
     exit code 1
     error: out/counts/fra_Latn.parquet: is not a readable Parquet file: Parquet error: Invalid Parquet file. Corrupt footer; delete it and profile again
     ");
-    assert_snapshot!(after(halve, "merge out --out new"), @"");
+    assert_snapshot!(after(halve, "merge out --out new"), @r"
+    exit code 1
+    error: out/counts/fra_Latn.parquet: is not a readable Parquet file: Parquet error: Invalid Parquet file. Corrupt footer; delete it and profile again
+    ");
 }
 
 #[test]
@@ -851,7 +869,7 @@ fn profiles_of_two_runs_are_not_merged() {
     other(&sandbox);
     assert_snapshot!(sandbox.run("merge out other --out new").text(), @r"
     exit code 1
-    error: other/profile.json: holds another run, which differs in tokens (32 there, 64 here); choose another --out, or the same settings to continue it
+    error: other/profile.json: is of another run than out: it differs in tokens (32 there, 64 here); only parts of one run are merged
     ");
 }
 
@@ -885,7 +903,7 @@ fn a_mask_of_what_the_atlas_does_not_hold_says_what_it_holds() {
     ");
     assert_snapshot!(after(|_| {}, "mask atlas --language mlt --out mask --model meta/llama"), @r"
     exit code 1
-    error: atlas: holds model; name one of them with --model (`meta/llama` is not there)
+    error: atlas: has no model `meta/llama`; it holds model
     ");
     assert_snapshot!(after(|_| {}, "mask atlas --language no --out mask"), @r"
     exit code 2
@@ -938,7 +956,7 @@ fn a_flipped_byte_is_found() {
 fn a_missing_file_is_found() {
     assert_snapshot!(after(|s| s.remove("atlas/LICENSE"), "verify atlas"), @r"
     exit code 1
-    stdout: LICENSE: atlas/LICENSE: cannot be read: No such file or directory (os error 2)
+    stdout: LICENSE: cannot be read: No such file or directory (os error 2)
     error: atlas: 1 of 11 checks failed; pull or identify again
     ");
 }
@@ -954,7 +972,9 @@ fn a_file_that_the_manifest_does_not_name_is_found() {
 
 #[test]
 fn a_manifest_that_leads_out_of_the_atlas_is_refused() {
-    let lead_out = |s: &Sandbox| s.json("atlas/manifest.json", |manifest| manifest["files"][0]["path"] = "../text/mlt_Latn.txt".into());
+    let lead_out = |s: &Sandbox| {
+        s.json("atlas/manifest.json", |manifest| manifest["files"][0]["path"] = "../text/mlt_Latn.txt".into())
+    };
     assert_snapshot!(after(lead_out, "verify atlas"), @r"
     exit code 1
     error: atlas/manifest.json: names `../text/mlt_Latn.txt`, which lies outside the atlas

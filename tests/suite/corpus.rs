@@ -163,7 +163,10 @@ fn one_file_of_many_languages_is_parted_by_its_language_column() {
         "{\"text\": \"bonġu\", \"lang\": \"mt\"}\n{\"text\": \"bore da\", \"lang\": \"Welsh\"}\n{\"text\": \"saħħa\", \"lang\": \"mlt_Latn\"}\n",
     );
     let languages: &[Option<&str>] = &[Some("mt"), Some("Welsh"), Some("mlt_Latn")];
-    table(&sandbox.path("all.parquet"), &[("language", languages), ("text", &[Some("bonġu"), Some("bore da"), Some("saħħa")])]);
+    table(
+        &sandbox.path("all.parquet"),
+        &[("language", languages), ("text", &[Some("bonġu"), Some("bore da"), Some("saħħa")])],
+    );
     for (kind, name) in [("jsonl", "all.jsonl"), ("parquet", "all.parquet")] {
         let corpus = open(&sandbox, kind, name, DocumentUnit::Auto);
         assert_eq!(corpus.languages(), [code("cym_Latn"), code("mlt_Latn")]);
@@ -179,7 +182,8 @@ fn another_text_column_is_read_when_named() {
     table(&sandbox.path("parquet/mlt.parquet"), &[("text", &[Some("no")]), ("content", &[Some("yes")])]);
     for kind in ["jsonl", "parquet"] {
         let options = CorpusOptions { text_column: Some("content".to_owned()), ..CorpusOptions::default() };
-        let corpus = corpus::open(&format!("{kind}:{}", sandbox.path(kind).display()).parse().unwrap(), &options).unwrap();
+        let corpus =
+            corpus::open(&format!("{kind}:{}", sandbox.path(kind).display()).parse().unwrap(), &options).unwrap();
         assert_eq!(texts(corpus.as_ref(), "mlt_Latn", Split::All).0, ["yes"]);
     }
 }

@@ -65,12 +65,13 @@ pub fn said(folder: &Path, output: &Output) -> Said {
     Said { code: output.status.code().unwrap_or_else(|| panic!("{}: {stderr}", output.status)), stdout, stderr }
 }
 
-/// `[HASH]` for every word of 16 or more hexadecimal digits.
+/// `[HASH]` for every word of 16 or 64 hexadecimal digits: a run's id or a SHA-256.
 fn without_hashes(text: &str) -> String {
     let words = text.split_inclusive(|c: char| !c.is_ascii_alphanumeric());
     let word = |word: &str| {
         let digits = word.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
-        let is_hash = digits.len() >= 16 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let is_hash =
+            [16, 64].contains(&digits.len()) && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         if is_hash { format!("[HASH]{}", &word[digits.len()..]) } else { word.to_owned() }
     };
     words.map(word).collect()
@@ -151,7 +152,11 @@ impl Sandbox {
     /// Changes the tensors of the model's weights.
     pub fn weights(&self, change: impl FnOnce(&mut BTreeMap<String, Stored>)) {
         let bytes = self.read("model/model.safetensors");
-        let stored = |view: &TensorView| Stored { dtype: view.dtype(), shape: view.shape().to_vec(), bytes: view.data().to_vec() };
+        let stored = |view: &TensorView| Stored {
+            dtype: view.dtype(),
+            shape: view.shape().to_vec(),
+            bytes: view.data().to_vec(),
+        };
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let mut tensors = file.iter().map(|(name, view)| (name.to_owned(), stored(&view))).collect();
         change(&mut tensors);
@@ -218,7 +223,8 @@ impl Sandbox {
 
 /// The arguments of [`Sandbox::profile`].
 pub fn profile_arguments(options: &[(&str, &str)]) -> Vec<String> {
-    let usual = [("--model", "model"), ("--corpus", "dir:text"), ("--tokens", "64"), ("--context", "16"), ("--out", "out")];
+    let usual =
+        [("--model", "model"), ("--corpus", "dir:text"), ("--tokens", "64"), ("--context", "16"), ("--out", "out")];
     let kept = usual.iter().filter(|(name, _)| options.iter().all(|(other, _)| other != name));
     let options = kept.chain(options).flat_map(|(name, value)| [(*name).to_owned(), (*value).to_owned()]);
     std::iter::once("profile".to_owned()).chain(options).collect()
@@ -226,7 +232,8 @@ pub fn profile_arguments(options: &[(&str, &str)]) -> Vec<String> {
 
 /// Paragraphs of letters, other ones for every seed: more than 64 tokens of the tiny tokenizer.
 pub fn prose(seed: usize, paragraphs: usize) -> String {
-    let word = |n: usize| ["sea", "olive", "stone", "a", "the bell", "limestone, lime", "Of"][(n * (seed + 3) + n / 7) % 7];
+    let word =
+        |n: usize| ["sea", "olive", "stone", "a", "the bell", "limestone, lime", "Of"][(n * (seed + 3) + n / 7) % 7];
     let paragraph = |n: usize| (n..n + 4 + n % 3).map(word).collect::<Vec<_>>().join(" ") + ".\n";
     (0..paragraphs).map(paragraph).collect::<Vec<_>>().join("\n")
 }

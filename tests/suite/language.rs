@@ -16,6 +16,13 @@ fn means(spelling: &str) -> String {
     }
 }
 
+/// `spelling=code`, separated by spaces.
+fn all_mean(pairs: &str) {
+    for (spelling, code) in pairs.split_whitespace().map(|pair| pair.split_once('=').unwrap()) {
+        assert_eq!(means(spelling), code, "{spelling}");
+    }
+}
+
 fn candidates(spelling: &str) -> Vec<String> {
     match registry().resolve(spelling) {
         Err(LanguageError::Ambiguous { candidates, .. }) => {
@@ -31,7 +38,7 @@ fn is_unknown(spelling: &str) -> bool {
 
 #[test]
 fn every_usual_spelling_of_maltese_means_maltese() {
-    for spelling in ["mt", "mlt", "mlt_Latn", "mt-Latn", "mlt-Latn", "Maltese", "Malti", "malt1254", "mt-MT", "mlt_Latn_MT"] {
+    for spelling in "mt mlt mlt_Latn mt-Latn mlt-Latn Maltese Malti malt1254 mt-MT mlt_Latn_MT".split(' ') {
         assert_eq!(means(spelling), "mlt_Latn", "{spelling}");
     }
 }
@@ -60,39 +67,30 @@ fn an_accent_counts_where_it_tells_two_languages_apart() {
 
 #[test]
 fn a_region_narrows_a_tag_and_an_unneeded_one_is_passed_over() {
-    for (spelling, code) in [
-        ("pt-BR", "por_Latn"), ("pt_PT", "por_Latn"), ("en-US", "eng_Latn"), ("es-419", "spa_Latn"), ("zh-Hant-TW", "zho_Hant"),
-        ("zh-TW", "zho_Hant"), ("zh-CN", "zho_Hans"), ("zho-CN", "zho_Hans"), ("zho-TW", "zho_Hant"), ("fa-AF", "prs_Arab"),
-        ("sw-CD", "swc_Latn"), ("sr-Latn-RS", "srp_Latn"),
-    ] {
-        assert_eq!(means(spelling), code, "{spelling}");
-    }
+    all_mean(
+        "pt-BR=por_Latn pt_PT=por_Latn en-US=eng_Latn es-419=spa_Latn zh-Hant-TW=zho_Hant zh-TW=zho_Hant \
+         zh-CN=zho_Hans zho-CN=zho_Hans zho-TW=zho_Hant fa-AF=prs_Arab sw-CD=swc_Latn sr-Latn-RS=srp_Latn",
+    );
 }
 
 #[test]
 fn codes_that_standards_changed_or_split_mean_the_row_that_corpora_have() {
-    for (spelling, code) in [
-        ("est", "est_Latn"), ("ekk", "est_Latn"), ("ekk_Latn", "est_Latn"), ("et", "est_Latn"), ("cmn_Hans", "zho_Hans"),
-        ("cmn-Hant", "zho_Hant"), ("fas", "pes_Arab"), ("pes", "pes_Arab"), ("fa", "pes_Arab"), ("swa", "swh_Latn"),
-        ("swh", "swh_Latn"), ("sw", "swh_Latn"), ("ara", "arb_Arab"), ("ar", "arb_Arab"), ("lav", "lvs_Latn"), ("aze", "azj_Latn"),
-        ("uzb", "uzn_Latn"), ("sqi", "als_Latn"), ("yi", "ydd_Hebr"), ("ne", "npi_Deva"), ("mg", "plt_Latn"), ("or", "ory_Orya"),
-        ("ps", "pbt_Arab"), ("ku", "kmr_Latn"), ("iw", "heb_Hebr"), ("aze_Arab", "azb_Arab"), ("uzb-Cyrl", "uzn_Cyrl"),
-    ] {
-        assert_eq!(means(spelling), code, "{spelling}");
-    }
+    all_mean(
+        "est=est_Latn ekk=est_Latn ekk_Latn=est_Latn et=est_Latn cmn_Hans=zho_Hans cmn-Hant=zho_Hant fas=pes_Arab \
+         pes=pes_Arab fa=pes_Arab swa=swh_Latn swh=swh_Latn sw=swh_Latn ara=arb_Arab ar=arb_Arab lav=lvs_Latn \
+         aze=azj_Latn uzb=uzn_Latn sqi=als_Latn yi=ydd_Hebr ne=npi_Deva mg=plt_Latn or=ory_Orya ps=pbt_Arab \
+         ku=kmr_Latn iw=heb_Hebr aze_Arab=azb_Arab uzb-Cyrl=uzn_Cyrl",
+    );
 }
 
 /// A corpus called `hin` is in Devanagari; that Hindi is also written in Latin letters makes nobody doubt it.
 #[test]
 fn a_code_of_several_scripts_means_the_usual_one() {
-    for (spelling, code) in [
-        ("hi", "hin_Deva"), ("hin", "hin_Deva"), ("Hindi", "hin_Deva"), ("hi-Latn", "hin_Latn"), ("Hinglish", "hin_Latn"),
-        ("ur", "urd_Arab"), ("urd", "urd_Arab"), ("ha", "hau_Latn"), ("hau", "hau_Latn"), ("jv", "jav_Latn"), ("kaz", "kaz_Cyrl"),
-        ("ug", "uig_Arab"), ("sa", "san_Deva"), ("sd", "snd_Arab"), ("tk", "tuk_Latn"), ("ms", "zsm_Latn"), ("ms-Arab", "zsm_Arab"),
-        ("ace", "ace_Latn"), ("yue", "yue_Hant"), ("kas", "kas_Arab"),
-    ] {
-        assert_eq!(means(spelling), code, "{spelling}");
-    }
+    all_mean(
+        "hi=hin_Deva hin=hin_Deva Hindi=hin_Deva hi-Latn=hin_Latn Hinglish=hin_Latn ur=urd_Arab urd=urd_Arab \
+         ha=hau_Latn hau=hau_Latn jv=jav_Latn kaz=kaz_Cyrl ug=uig_Arab sa=san_Deva sd=snd_Arab tk=tuk_Latn \
+         ms=zsm_Latn ms-Arab=zsm_Arab ace=ace_Latn yue=yue_Hant kas=kas_Arab",
+    );
 }
 
 #[test]
@@ -178,14 +176,12 @@ fn every_code_of_the_demo_and_of_the_large_test_sets_is_known() {
     }
     assert!(sentences >= 100, "{sentences}");
     // FLORES-200 and NTREX-128, where their spelling is not simply a code of ours.
-    for (spelling, code) in [
-        ("twi_Latn_asan", "twi_Latn"), ("arb_Latn", "arb_Latn"), ("min_Arab", "min_Arab"), ("taq_Tfng", "taq_Tfng"), ("aze-Latn", "azj_Latn"),
-        ("eng-US", "eng_Latn"), ("fra-CA", "fra_Latn"), ("spa-MX", "spa_Latn"), ("por-BR", "por_Latn"), ("srp-Cyrl", "srp_Cyrl"),
-        ("ckb-Arab", "ckb_Arab"), ("msa", "zsm_Latn"), ("uzb", "uzn_Latn"), ("mon", "khk_Cyrl"), ("orm", "gaz_Latn"), ("nep", "npi_Deva"),
-        ("tah", "tah_Latn"), ("div", "div_Thaa"), ("dzo", "dzo_Tibt"), ("yid", "ydd_Hebr"), ("mlg", "plt_Latn"), ("bod", "bod_Tibt"),
-    ] {
-        assert_eq!(means(spelling), code, "{spelling}");
-    }
+    all_mean(
+        "twi_Latn_asan=twi_Latn arb_Latn=arb_Latn min_Arab=min_Arab taq_Tfng=taq_Tfng aze-Latn=azj_Latn \
+         eng-US=eng_Latn fra-CA=fra_Latn spa-MX=spa_Latn por-BR=por_Latn srp-Cyrl=srp_Cyrl ckb-Arab=ckb_Arab \
+         msa=zsm_Latn uzb=uzn_Latn mon=khk_Cyrl orm=gaz_Latn nep=npi_Deva tah=tah_Latn div=div_Thaa dzo=dzo_Tibt \
+         yid=ydd_Hebr mlg=plt_Latn bod=bod_Tibt",
+    );
 }
 
 #[test]
@@ -256,7 +252,19 @@ fn a_code_is_three_small_letters_and_a_script() {
     for text in ["mlt_Latn", "zho_Hant"] {
         assert_eq!(text.parse::<LanguageCode>().unwrap().to_string(), text);
     }
-    for text in ["", "mlt", "mlt-Latn", "Mlt_Latn", "mlt_latn", "mlt_LATN", "mltt_Latn", "mlt_Lat", "mlt_Latn_x", "mlé_Latn", "12a_Latn"] {
+    for text in [
+        "",
+        "mlt",
+        "mlt-Latn",
+        "Mlt_Latn",
+        "mlt_latn",
+        "mlt_LATN",
+        "mltt_Latn",
+        "mlt_Lat",
+        "mlt_Latn_x",
+        "mlé_Latn",
+        "12a_Latn",
+    ] {
         assert!(text.parse::<LanguageCode>().is_err(), "{text}");
     }
 }

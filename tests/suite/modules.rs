@@ -32,7 +32,8 @@ fn imports(text: &str) -> Vec<String> {
 
 /// `language`, or the first word of every item of `{language::{…}, output::hex}`.
 fn heads(text: &str) -> Vec<String> {
-    let word = |text: &str| text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let word =
+        |text: &str| text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
     let Some(items) = text.strip_prefix('{') else { return vec![word(text)] };
     let mut depth = 0;
     let mut found = vec![word(items)];

@@ -15,7 +15,8 @@ use crate::{
     harness::{Sandbox, TINY},
 };
 
-static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| Tokenizer::from_file(format!("{TINY}/tokenizer.json")).unwrap());
+static TOKENIZER: LazyLock<Tokenizer> =
+    LazyLock::new(|| Tokenizer::from_file(format!("{TINY}/tokenizer.json")).unwrap());
 
 fn plan(context: usize, tokens: u64, folds: usize) -> WindowPlan {
     WindowPlan { context, tokens, folds, separator: None, vocabulary: 64 }
@@ -139,7 +140,10 @@ fn a_small_corpus_by_hand() {
     // third the one with 3 tokens against 4.
     let (windows, coverage) = run(&texts(&["abc", "defg", "hi"]), plan(4, 100, 2));
     assert_eq!(ids(&windows), letters("abcdefgh"));
-    assert_eq!(windows.iter().map(|window| window.folds.clone()).collect::<Vec<_>>(), [vec![0, 0, 0, 1], vec![1, 1, 1, 0]]);
+    assert_eq!(
+        windows.iter().map(|window| window.folds.clone()).collect::<Vec<_>>(),
+        [vec![0, 0, 0, 1], vec![1, 1, 1, 0]]
+    );
     assert_eq!((coverage.tokens, coverage.tokens_read, coverage.status), (8, 9, CoverageStatus::Short));
     assert_eq!((coverage.fold_tokens, coverage.fold_documents), (vec![4, 4], vec![2, 1]));
 }
@@ -173,9 +177,13 @@ fn what_a_long_document_has_more_is_used_when_the_others_end() {
 
 #[test]
 fn separators_stand_before_or_after_every_document() {
-    let with = |separator| run(&texts(&["ab", "cde", "f"]), WindowPlan { separator: Some(separator), ..plan(3, 100, 1) }).0;
+    let with =
+        |separator| run(&texts(&["ab", "cde", "f"]), WindowPlan { separator: Some(separator), ..plan(3, 100, 1) }).0;
     let (before, after) = (with((Separator::Bos, 0)), with((Separator::Eos, 1)));
-    assert_eq!(ids(&before), [[0].as_slice(), &letters("ab"), &[0], &letters("cde"), &[0], &letters("f")].concat()[..9]);
+    assert_eq!(
+        ids(&before),
+        [[0].as_slice(), &letters("ab"), &[0], &letters("cde"), &[0], &letters("f")].concat()[..9]
+    );
     assert_eq!(ids(&after), [letters("ab").as_slice(), &[1], &letters("cde"), &[1], &letters("f"), &[1]].concat()[..9]);
 }
 
@@ -195,7 +203,8 @@ fn prepared_windows_are_run_as_they_are_or_refused() {
     sandbox.ids("mlt_Latn", 4, &[1, 2, 3, 4, 5, 6, 7, 63]);
     let open = |plan| {
         let spec = format!("ids:{}", sandbox.path("ids").display()).parse().unwrap();
-        let documents = corpus::open(&spec, &CorpusOptions::default()).unwrap().documents(code("mlt_Latn"), Split::All).unwrap();
+        let documents =
+            corpus::open(&spec, &CorpusOptions::default()).unwrap().documents(code("mlt_Latn"), Split::All).unwrap();
         Windows::new(code("mlt_Latn"), plan, &TOKENIZER, documents).collect::<Result<Vec<_>, _>>()
     };
     // A separator is a matter of text; who prepares windows has put one where it belongs.
