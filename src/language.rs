@@ -146,7 +146,7 @@ pub enum LanguageError {
     #[error("`{0}` is not a language code such as `mlt_Latn` (ISO 639-3 code, underscore, ISO 15924 script)")]
     Malformed(String),
     /// No language is spelt so.
-    #[error("no language is called `{spelling}`{}; `mt`, `mlt`, `mlt_Latn`, `Maltese` and `Malti` are spellings of one", nearest(.similar))]
+    #[error("no language is called `{spelling}`{}; a language is written as `mt`, `mlt`, `mlt_Latn`, `Maltese` or `Malti`", nearest(.similar))]
     Unknown {
         /// What was typed.
         spelling: String,
@@ -182,9 +182,14 @@ fn nearest(similar: &[String]) -> String {
 #[derive(Debug)]
 pub struct Registry {
     languages: Vec<Language>,
-    /// Spellings, strongest kind first: codes and aliases, then names, then macrolanguages.
-    spellings: [BTreeMap<String, BTreeSet<usize>>; 3],
+    /// Every kind of spelling, strongest first.
+    spellings: Vec<Spellings>,
+    /// The same without accents; looked at second, for `Lü` is not `lu`.
+    bare: Vec<Spellings>,
 }
+
+/// One kind of spelling and the rows that it names.
+type Spellings = BTreeMap<String, BTreeSet<usize>>;
 
 static BUILTIN: LazyLock<Registry> = LazyLock::new(|| {
     Registry::parse(include_str!("../atlas/languages.tsv")).expect("a test parses the table that is compiled in")
@@ -233,7 +238,8 @@ impl Registry {
             return Err(format!("{} stands in two rows", pair[0].code));
         }
         let spellings = index(&languages);
-        Ok(Self { languages, spellings })
+        let bare = spellings.iter().map(bare).collect();
+        Ok(Self { languages, spellings, bare })
     }
 
     /// Every language, by code.
@@ -291,42 +297,41 @@ impl Registry {
     }
 
     fn candidates(&self, wanted: &str) -> BTreeSet<usize> {
-        for kind in &self.spellings {
-            if let Some(found) = kind.get(wanted) {
-                return found.clone();
-            }
+        if let Some(found) = self.named(wanted).first() {
+            return (*found).clone();
         }
         // `mt_latn`, `pt_br`, `zh_hant_tw`: a base, perhaps with a script, perhaps with a region.
-        let mut parts: Vec<&str> = wanted.split('_').collect();
-        let is_region = |part: &&str| part.len() == 2 || (part.len() == 3 && part.bytes().all(|b| b.is_ascii_digit()));
-        if parts.len() > 1 && parts.last().is_some_and(is_region) {
-            parts.pop();
-            return self.candidates(&parts.join("_"));
+        let Some((base, last)) = wanted.rsplit_once('_') else { return BTreeSet::new() };
+        let is_region = last.len() == 2 || (last.len() == 3 && last.bytes().all(|b| b.is_ascii_digit()));
+        if is_region {
+            return self.candidates(base);
         }
-        match parts.as_slice() {
-            [base, script] if script.len() == 4 => self
-                .candidates(base)
-                .into_iter()
-                .filter(|&at| self.languages[at].code.script().eq_ignore_ascii_case(script))
-                .collect(),
-            _ => BTreeSet::new(),
-        }
+        let in_script = |at: &usize| self.languages[*at].code.script().eq_ignore_ascii_case(last);
+        let rows = |found: &BTreeSet<usize>| found.iter().copied().filter(in_script).collect::<BTreeSet<usize>>();
+        self.named(base).into_iter().map(rows).find(|rows| !rows.is_empty()).unwrap_or_default()
+    }
+
+    /// The rows that are spelt so, by every kind of spelling that knows it.
+    fn named(&self, wanted: &str) -> Vec<&BTreeSet<usize>> {
+        let bare = without_accents(wanted);
+        let written = self.spellings.iter().filter_map(|kind| kind.get(wanted));
+        written.chain(self.bare.iter().filter_map(|kind| kind.get(&bare))).collect()
     }
 
     /// Up to three spellings within two edits.
     fn similar(&self, wanted: &str) -> Vec<String> {
+        let wanted = &without_accents(wanted);
+        let names =
+            |language: &Language| [language.name.clone(), language.autonym().to_owned(), language.code.to_string()];
+        let distance = |spelling: &String| edits(&without_accents(&fold(spelling)), wanted);
         let mut near: Vec<(usize, String)> = self
             .languages
             .iter()
-            .flat_map(|language| {
-                [(&language.name, language), (&language.autonym().to_owned(), language)].map(|(name, language)| {
-                    (edits(&fold(name), wanted), format!("{} ({})", language.code, language.name))
-                })
-            })
+            .filter_map(|language| Some((names(language).iter().map(distance).min()?, language)))
             .filter(|(distance, _)| *distance <= 2 && wanted.chars().count() > 3)
+            .map(|(distance, language)| (distance, format!("{} ({})", language.code, language.name)))
             .collect();
         near.sort();
-        near.dedup_by(|a, b| a.1 == b.1);
         near.into_iter().map(|(_, name)| name).take(3).collect()
     }
 }
@@ -367,30 +372,77 @@ fn parse_row(line: &str) -> Result<Language, String> {
     })
 }
 
-fn index(languages: &[Language]) -> [BTreeMap<String, BTreeSet<usize>>; 3] {
-    let mut kinds: [BTreeMap<String, BTreeSet<usize>>; 3] = Default::default();
+/// What people call several languages at once, where no row says so: names and old codes of macrolanguages.
+const SHARED: [(&str, &str); 7] = [
+    ("no", "nor"),
+    ("Norwegian", "nor"),
+    ("sh", "hbs"),
+    ("Serbo-Croatian", "hbs"),
+    ("Kurdish", "kur"),
+    ("Quechua", "que"),
+    ("oj", "oji"),
+];
+
+/// Codes as the registry writes them; tags, ISO codes and aliases; English names; autonyms; what several rows share.
+fn index(languages: &[Language]) -> Vec<Spellings> {
+    let mut kinds: Vec<Spellings> = vec![Spellings::new(); 5];
     let mut add = |kind: usize, spelling: &str, at: usize| {
         kinds[kind].entry(fold(spelling)).or_default().insert(at);
     };
     for (at, language) in languages.iter().enumerate() {
-        let codes = [language.iso639_1.as_deref(), Some(language.code.iso639_3()), language.glottocode.as_deref()];
-        codes.into_iter().flatten().for_each(|code| add(0, code, at));
         add(0, &language.code.to_string(), at);
-        // `sr` is the ISO 639-1 code of both Serbian rows; a tag that says more than the code names one row.
-        add(0, &language.bcp47, at);
-        language.aliases.iter().for_each(|alias| add(0, alias, at));
-        add(1, &language.name, at);
-        language.autonym.iter().for_each(|autonym| add(1, autonym, at));
-        language.macrolanguage.iter().for_each(|code| add(2, code, at));
+        add(1, &language.bcp47, at);
+        language.aliases.iter().for_each(|alias| add(1, alias, at));
+        if is_usual_script(language, languages) {
+            iso_codes(language).into_iter().flatten().for_each(|code| add(1, code, at));
+        }
+        add(2, &language.name, at);
+        language.autonym.iter().for_each(|autonym| add(3, autonym, at));
+        // `Serbian` and `Chinese` name both of their scripts, `Tonga` two languages.
+        let names = std::iter::once(&language.name).chain(&language.aliases);
+        names.filter_map(|name| name.split_once(" (")).for_each(|(name, _)| add(4, name, at));
+        // So does `cmn`, of which the table has `cmn_Hans` and `cmn_Hant`.
+        let codes = language.aliases.iter().filter_map(|alias| alias.parse::<LanguageCode>().ok());
+        codes.for_each(|code| add(4, code.iso639_3(), at));
+        if let Some(macrolanguage) = &language.macrolanguage {
+            add(4, macrolanguage, at);
+            SHARED.iter().filter(|(_, code)| code == macrolanguage).for_each(|(spelling, _)| add(4, spelling, at));
+        }
     }
     kinds
 }
 
-/// Spellings are compared without case, accents of Latin letters, and the difference of `-`, `_` and space.
+fn iso_codes(language: &Language) -> [Option<&str>; 3] {
+    [language.iso639_1.as_deref(), Some(language.code.iso639_3()), language.glottocode.as_deref()]
+}
+
+/// Whether a code that says nothing of the script can mean this row. Of the rows that share a code it is the one named without
+/// a bracket: `hin` is Hindi, not Hindi (Latin). Where all names have one (Serbian, Chinese) every row is meant, and where BCP 47
+/// gives the bare code to another script (`crh`, `lad`) both are: the sources disagree, so a person has to say.
+fn is_usual_script(language: &Language, languages: &[Language]) -> bool {
+    let plain = |language: &Language| !language.name.contains('(');
+    let shares = |other: &&Language| other.code.iso639_3() == language.code.iso639_3();
+    plain(language) || !languages.iter().filter(shares).any(plain)
+}
+
+/// The spellings of one kind without their accents.
+fn bare(kind: &Spellings) -> Spellings {
+    let mut bare = Spellings::new();
+    for (spelling, rows) in kind {
+        bare.entry(without_accents(spelling)).or_default().extend(rows);
+    }
+    bare
+}
+
+/// Spellings are compared without case, apostrophes, and the difference of `-`, `_` and space.
 fn fold(spelling: &str) -> String {
-    let combining = |c: &char| !('\u{300}'..='\u{36f}').contains(c);
-    let joined = |c: char| if matches!(c, '-' | ' ' | '\u{2019}' | '\'') { '_' } else { c };
-    spelling.trim().nfd().filter(combining).flat_map(char::to_lowercase).map(joined).nfc().collect()
+    let apostrophe = |c: &char| matches!(c, '\'' | '`' | '\u{2b9}'..='\u{2bf}' | '\u{2018}' | '\u{2019}');
+    let joined = |c: char| if matches!(c, '-' | ' ') { '_' } else { c };
+    spelling.trim().nfc().filter(|c| !apostrophe(c)).flat_map(char::to_lowercase).map(joined).collect()
+}
+
+fn without_accents(spelling: &str) -> String {
+    spelling.nfd().filter(|c| !('\u{300}'..='\u{36f}').contains(c)).nfc().collect()
 }
 
 /// Levenshtein distance in characters.

@@ -129,6 +129,7 @@ fn way_out(source: &std::io::Error) -> &'static str {
         ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
             "; a file stands where a folder is wanted, choose another --out"
         }
+        ErrorKind::IsADirectory => "; a folder stands where a file is wanted, choose another --out",
         _ => "",
     }
 }

@@ -45,10 +45,10 @@ impl WindowPlan {
         self.tokens / self.context as u64
     }
 
-    /// Tokens that one document may fill before others had their turn: a fold's share. One long document would otherwise end
-    /// the corpus early and leave the folds nothing to disagree about.
+    /// Tokens that one document may fill before others had their turn: a quarter, whatever the number of folds. One long
+    /// document would otherwise end the corpus early and leave the folds nothing to disagree about.
     fn cap(&self) -> usize {
-        usize::try_from(self.tokens / self.folds as u64).unwrap_or(usize::MAX).max(self.context)
+        usize::try_from(self.tokens / 4).unwrap_or(usize::MAX).max(self.context)
     }
 }
 

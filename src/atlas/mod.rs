@@ -58,7 +58,7 @@ pub enum AtlasError {
         problem: String,
     },
     /// A model that the atlas does not hold, or several where one is wanted.
-    #[error("{path}: holds {}; name one of them with --model{}", .models.join(", "), unlisted(.asked.as_deref()))]
+    #[error("{path}: {}; it holds {}", unlisted(.asked.as_deref()), .models.join(", "))]
     WhichModel {
         /// The atlas.
         path: PathBuf,
@@ -114,7 +114,7 @@ pub enum AtlasError {
 }
 
 fn unlisted(model: Option<&str>) -> String {
-    model.map_or_else(String::new, |model| format!(" (`{model}` is not there)"))
+    model.map_or_else(|| "name one of its models with --model".to_owned(), |model| format!("has no model `{model}`"))
 }
 
 impl AtlasError {

@@ -15,7 +15,7 @@ use parquet::arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder}
 use super::AtlasError;
 use crate::{
     output::{Draft, OutputError},
-    profile::{check_schema, options},
+    profile::{check_schema, options, unwritten},
 };
 
 /// A table on its way to a file.
@@ -71,10 +71,7 @@ impl Table {
 
     /// Writes the table; returns its number of rows.
     pub fn write(self, place: &Path, schema: (&str, &str)) -> Result<usize, AtlasError> {
-        let failed = |error: parquet::errors::ParquetError| OutputError {
-            path: place.to_owned(),
-            source: std::io::Error::other(error),
-        };
+        let failed = |error| unwritten(place, error);
         let fields = Arc::new(Schema::new(self.fields));
         let batch = RecordBatch::try_new(fields.clone(), self.columns).expect("columns of one table are equally long");
         let mut draft = Draft::new(place)?;

@@ -43,6 +43,7 @@ pub fn verify(path: &Path) -> Result<Vec<Check>, AtlasError> {
 
 fn check_file(atlas: &Path, file: &FileEntry) -> Check {
     let problem = match FileEntry::measure(atlas, &file.path, file.rows) {
+        Err(AtlasError::Broken { problem, .. }) => Some(problem),
         Err(error) => Some(error.to_string()),
         Ok(found) if found.bytes != file.bytes => {
             Some(format!("has {} bytes, but the manifest says {}", found.bytes, file.bytes))

@@ -10,7 +10,7 @@ use std::{
 
 use candle_core::{DType, Device, Tensor, safetensors::MmapedSafetensors};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
 use crate::output;
@@ -18,7 +18,7 @@ use crate::output;
 /// A checkpoint folder, its weights mapped into memory and not yet read.
 pub struct Checkpoint {
     folder: PathBuf,
-    config: Value,
+    config: Map<String, Value>,
     tensors: BTreeMap<String, TensorFile>,
     shards: Vec<PathBuf>,
     mapped: MmapedSafetensors,
@@ -64,7 +64,7 @@ impl Checkpoint {
         if !folder.is_dir() {
             return Err(CheckpointError::NoFolder { path: folder.to_owned() });
         }
-        let config = read_json(&folder.join("config.json"))?;
+        let config = read_object(&folder.join("config.json"))?;
         let shards = shards(folder)?;
         let mut tensors = BTreeMap::new();
         for shard in &shards {
@@ -86,7 +86,7 @@ impl Checkpoint {
 
     /// config.json.
     #[must_use]
-    pub fn config(&self) -> &Value {
+    pub fn config(&self) -> &Map<String, Value> {
         &self.config
     }
 
@@ -220,7 +220,10 @@ fn shards(folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     for name in names {
         // A shard lies beside its index: a name with a folder in it would leave the checkpoint.
         if Path::new(name).file_name() != Some(std::ffi::OsStr::new(name)) {
-            return Err(CheckpointError::Broken { path: index, problem: format!("`{name}` is no file name") });
+            return Err(CheckpointError::Broken {
+                path: index,
+                problem: format!("it names `{name}`, which is no file beside it"),
+            });
         }
         let shard = folder.join(name);
         if !shard.is_file() {
@@ -284,9 +287,9 @@ fn read(path: &Path) -> Result<Vec<u8>, CheckpointError> {
     })
 }
 
-fn read_json(path: &Path) -> Result<Value, CheckpointError> {
+fn read_object(path: &Path) -> Result<Map<String, Value>, CheckpointError> {
     serde_json::from_slice(&read(path)?)
-        .map_err(|error| CheckpointError::Broken { path: path.to_owned(), problem: format!("not JSON: {error}") })
+        .map_err(|error| CheckpointError::Broken { path: path.to_owned(), problem: format!("no JSON object: {error}") })
 }
 
 /// SHA-256 of a file, in hexadecimal.

@@ -21,6 +21,8 @@ pub struct MergeArgs {
 impl MergeArgs {
     pub fn run(self, talk: &Talk) -> anyhow::Result<Outcome> {
         let parts = self.profiles.iter().map(|path| ProfileFolder::open(path)).collect::<Result<Vec<_>, _>>()?;
+        // Whatever is wrong with a part is said before the first file is written.
+        parts.iter().try_for_each(|part| parts[0].accepts(part))?;
         let whole = ProfileFolder::begin(&self.out, parts[0].head.clone())?;
         for part in &parts {
             whole.absorb(part)?;

@@ -9,7 +9,7 @@ mod site;
 mod talk;
 mod verify;
 
-use std::{ffi::OsString, process::ExitCode, sync::atomic::AtomicBool};
+use std::{ffi::OsString, io::IsTerminal, process::ExitCode, sync::atomic::AtomicBool};
 
 use clap::{Parser, Subcommand};
 
@@ -88,6 +88,8 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("NEUROGLOT_LOG").unwrap_or_else(|_| "warn".into()))
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()))
+        .with_target(false)
         .without_time()
         .init();
     if let Some(threads) = cli.threads {

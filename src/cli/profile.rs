@@ -4,14 +4,15 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 use clap::Args;
+use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use super::{Outcome, STOP, Talk, usage};
 use crate::{
     checkpoint::Checkpoint,
-    corpus::{self, Corpus, CorpusOptions, CorpusSpec, DocumentUnit, Split},
+    corpus::{self, Corpus, CorpusOptions, CorpusSpec, DocumentUnit, SOURCES, Split},
     language::{LanguageCode, Registry},
-    model::{self, Decoder},
+    model::{self, Decoder, family::FAMILIES},
     output::thousands,
     profile::{COUNTING, Event, Finish, ModelCard, ProfileError, ProfileFolder, ProfileHead, Profiler, RunParameters},
     tokens::{Coverage, CoverageStatus, Separator, WindowPlan},
@@ -22,17 +23,15 @@ use crate::{
 /// Every finished language is a file of its own: a run that is interrupted continues with the same command.
 #[derive(Args)]
 pub struct ProfileArgs {
-    /// Model folder with config.json, tokenizer.json and safetensors.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help = model_help())]
     model: PathBuf,
-    /// Text: dir:PATH, jsonl:PATH, parquet:PATH, or ids:PATH for prepared windows.
-    #[arg(long, value_name = "KIND:PATH")]
+    #[arg(long, value_name = "KIND:PATH", help = corpus_help())]
     corpus: String,
     /// Languages in any usual spelling, separated by commas; `all` of the corpus; or @FILE.
     #[arg(long, default_value = "all", value_name = "LIST")]
     languages: String,
     /// Tokens per language.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]
     tokens: u64,
     /// Folder for the profile; an unfinished one of the same run is continued.
     #[arg(long, value_name = "DIR")]
@@ -83,6 +82,17 @@ pub struct ProfileSettings {
     /// The model's licence in the atlas, as an SPDX identifier.
     #[arg(long, value_name = "SPDX")]
     pub model_licence: Option<String>,
+}
+
+fn model_help() -> String {
+    let families = FAMILIES.iter().map(|family| format!("{} ({})", family.model_type, family.models));
+    let families = families.collect::<Vec<_>>().join("; ");
+    format!("Model folder with config.json, tokenizer.json and safetensors. Families: {families}")
+}
+
+fn corpus_help() -> String {
+    let rows: Vec<String> = SOURCES.iter().map(|source| format!("{}:PATH, {}", source.name, source.help)).collect();
+    format!("Text to read. {}", rows.join("; "))
 }
 
 fn shard(text: &str) -> Result<(usize, usize), String> {
@@ -179,7 +189,7 @@ impl ProfilePlan {
         let card = ModelCard {
             id,
             revision: settings.model_revision.clone(),
-            architecture: checkpoint.config()["model_type"].as_str().unwrap_or_default().to_owned(),
+            architecture: checkpoint.config().get("model_type").and_then(Value::as_str).unwrap_or_default().to_owned(),
             parameters: spec.parameters(),
             dtype: checkpoint.stored_dtype(),
             licence: settings.model_licence.clone(),
@@ -272,7 +282,7 @@ fn separator(checkpoint: &Checkpoint, separator: Separator) -> anyhow::Result<Op
         Separator::Bos => ("bos_token_id", "bos"),
         Separator::Eos => ("eos_token_id", "eos"),
     };
-    let value = &checkpoint.config()[field];
+    let value = checkpoint.config().get(field).unwrap_or(&Value::Null);
     // Llama 3 lists several; the first is the one that ends a text.
     let id = value.as_u64().or_else(|| value.as_array()?.first()?.as_u64()).and_then(|id| u32::try_from(id).ok());
     let path = checkpoint.config_path();

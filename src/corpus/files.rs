@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::CorpusError;
-use crate::language::{LanguageCode, Registry};
+use crate::language::{LanguageCode, LanguageError, Registry};
 
 /// The files of every language in a folder: `CODE.ext[.gz|.zst]`, or all such files inside a folder `CODE/`.
 pub struct LanguageFiles {
@@ -23,18 +23,23 @@ impl LanguageFiles {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let is_folder = path.is_dir();
             let stem = if is_folder { Some(name.as_str()) } else { stem(&name, extensions) };
-            let language = stem.and_then(|stem| Registry::builtin().resolve(stem).ok());
-            let Some(language) = language.map(|language| language.code) else {
+            let language = stem.map(|stem| Registry::builtin().resolve(stem).map(|language| language.code));
+            if let Some(Err(error @ LanguageError::Ambiguous { .. })) = &language {
+                tracing::warn!("{}: is passed over: {error}", path.display());
+            }
+            let Some(Ok(language)) = language else {
                 ignored.push(name);
                 continue;
             };
             let found = if is_folder { inside(&path, extensions)? } else { vec![path] };
+            if found.is_empty() {
+                ignored.push(format!("{name}/ without such files"));
+                continue;
+            }
             if let (Some(first), Some(second)) = (files.get(&language).and_then(|f| f.first()), found.first()) {
                 return Err(CorpusError::Twice { language, first: first.clone(), second: second.clone() });
             }
-            if !found.is_empty() {
-                files.insert(language, found);
-            }
+            files.insert(language, found);
         }
         if files.is_empty() {
             return Err(CorpusError::NoLanguages { path: folder.to_owned(), wanted, ignored });
@@ -71,6 +76,9 @@ fn inside(folder: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, CorpusErro
 
 /// A folder's entries, sorted by name.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, CorpusError> {
+    if folder.is_file() {
+        return Err(CorpusError::NoFolder { path: folder.to_owned() });
+    }
     let unreadable = |source| CorpusError::Unreadable { path: folder.to_owned(), source };
     let listing = std::fs::read_dir(folder).map_err(unreadable)?;
     let mut paths = listing.map(|entry| entry.map(|e| e.path())).collect::<Result<Vec<_>, _>>().map_err(unreadable)?;

@@ -52,7 +52,8 @@ fn languages(path: &Path) -> Result<BTreeSet<LanguageCode>, CorpusError> {
 fn language_of(path: &Path, line: u64, row: &Value) -> Result<LanguageCode, CorpusError> {
     let wrong = |problem| CorpusError::Json { path: path.to_owned(), line, problem };
     let spelling = LANGUAGE_FIELDS.iter().find_map(|field| row.get(*field)).and_then(Value::as_str);
-    let spelling = spelling.ok_or_else(|| wrong(format!("no field of {LANGUAGE_FIELDS:?} says its language")))?;
+    let spelling =
+        spelling.ok_or_else(|| wrong(format!("no field `{}` says its language", LANGUAGE_FIELDS.join("`, `"))))?;
     Registry::builtin().resolve(spelling).map(|language| language.code).map_err(|error| wrong(error.to_string()))
 }
 
@@ -69,7 +70,10 @@ fn rows(path: &Path) -> Result<impl Iterator<Item = Result<(u64, Value), CorpusE
             return None;
         }
         let wrong = |problem: String| CorpusError::Json { path: path.clone(), line: number, problem };
-        Some(serde_json::from_str(&text).map(|row| (number, row)).map_err(|error| wrong(format!("not JSON: {error}"))))
+        // serde's line is always the first: it sees one line at a time.
+        let not_json =
+            |error: serde_json::Error| format!("not JSON: {error}").replace(" at line 1 column ", " at column ");
+        Some(serde_json::from_str(&text).map(|row| (number, row)).map_err(|error| wrong(not_json(error))))
     }))
 }
 
@@ -89,8 +93,9 @@ fn texts(
             Some(Ok(false)) => return None,
             Some(Ok(true)) | None => {}
         }
-        let text = row.get(&field).and_then(Value::as_str).map(|text| Raw::Bytes(text.as_bytes().to_vec()));
-        Some(text.ok_or_else(|| CorpusError::Json {
+        // As in a table, null is an empty document.
+        let text = row.get(&field).and_then(|text| if text.is_null() { Some("") } else { text.as_str() });
+        Some(text.map(|text| Raw::Bytes(text.into())).ok_or_else(|| CorpusError::Json {
             path: path.clone(),
             line,
             problem: format!("has no string field `{field}`; name it with --text-column"),

@@ -279,6 +279,12 @@ pub enum CorpusError {
         /// The path.
         path: PathBuf,
     },
+    /// A file where a folder is wanted.
+    #[error("{path}: is a file, but a folder with a file for each language is wanted")]
+    NoFolder {
+        /// The path.
+        path: PathBuf,
+    },
     /// A file or folder that the system does not let us read.
     #[error("{path}: cannot be read: {source}")]
     Unreadable {
@@ -328,7 +334,7 @@ pub enum CorpusError {
         problem: String,
     },
     /// A table without the column.
-    #[error("{path}: has no column `{column}`, but {}; name the text column with --text-column", .found.join(", "))]
+    #[error("{path}: has no column `{column}`, but {}; {advice}", .found.join(", "))]
     Column {
         /// The file.
         path: PathBuf,
@@ -336,6 +342,8 @@ pub enum CorpusError {
         column: String,
         /// The columns there are.
         found: Vec<String>,
+        /// What to do.
+        advice: &'static str,
     },
     /// A file that is not what its name says.
     #[error("{path}: is not a readable {format} file: {problem}")]

@@ -49,7 +49,8 @@ fn columns(path: &Path, names: &[&str]) -> Result<Rows, CorpusError> {
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| broken(path, error))?;
     let found: Vec<String> = builder.schema().fields().iter().map(|field| field.name().clone()).collect();
     if let Some(missing) = names.iter().find(|name| !found.iter().any(|field| field == *name)) {
-        return Err(CorpusError::Column { path: path.to_owned(), column: (*missing).to_owned(), found });
+        let advice = "name the text column with --text-column";
+        return Err(CorpusError::Column { path: path.to_owned(), column: (*missing).to_owned(), found, advice });
     }
     let mask = ProjectionMask::columns(builder.parquet_schema(), names.iter().copied());
     let reader = builder.with_projection(mask).with_batch_size(256).build().map_err(|error| broken(path, error))?;
@@ -85,8 +86,9 @@ fn language_column(path: &Path) -> Result<&'static str, CorpusError> {
     let has = |name: &&&str| builder.schema().field_with_name(name).is_ok();
     LANGUAGE_FIELDS.iter().find(has).copied().ok_or_else(|| CorpusError::Column {
         path: path.to_owned(),
-        column: LANGUAGE_FIELDS.join("` or `"),
+        column: LANGUAGE_FIELDS.join("`, `"),
         found: builder.schema().fields().iter().map(|field| field.name().clone()).collect(),
+        advice: "call the column of languages so, or give a folder with a table for each language",
     })
 }
 
@@ -100,6 +102,13 @@ fn languages(path: &Path) -> Result<BTreeSet<LanguageCode>, CorpusError> {
     let mut spellings = BTreeSet::new();
     for row in columns(path, &[column])? {
         spellings.insert(row?.swap_remove(0));
+    }
+    if spellings.is_empty() {
+        return Err(CorpusError::NoLanguages {
+            path: path.to_owned(),
+            wanted: "a row with a language",
+            ignored: vec![],
+        });
     }
     spellings.iter().map(|spelling| language_of(path, spelling.as_deref())).collect()
 }

@@ -13,6 +13,7 @@ use arrow::{
 use parquet::{
     arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder, arrow_writer::ArrowWriterOptions},
     basic::{Compression, Encoding, ZstdLevel},
+    errors::ParquetError,
     file::{
         metadata::KeyValue,
         properties::{WriterProperties, WriterPropertiesBuilder},
@@ -76,6 +77,18 @@ fn properties(schema: (&str, &str), further: Vec<(String, String)>) -> WriterPro
         .build()
 }
 
+/// What the system said, out of what the Parquet writer made of it: a full disk stays a full disk.
+pub(crate) fn unwritten(place: &Path, error: ParquetError) -> OutputError {
+    let source = match error {
+        ParquetError::External(error) => match error.downcast::<std::io::Error>() {
+            Ok(error) => *error,
+            Err(error) => std::io::Error::other(error),
+        },
+        error => std::io::Error::other(error),
+    };
+    OutputError { path: place.to_owned(), source }
+}
+
 /// Writes the counts of languages, in the order given. A row group ends with a language once it holds `group_rows` rows.
 ///
 /// # Errors
@@ -89,18 +102,7 @@ pub fn write_counts<P: std::borrow::Borrow<Profile>>(
     further: Vec<(String, String)>,
     group_rows: usize,
 ) -> Result<usize, ProfileError> {
-    let failed = |error: parquet::errors::ParquetError| {
-        ProfileError::Output(OutputError {
-            path: place.to_owned(),
-            source: match error {
-                parquet::errors::ParquetError::External(error) => match error.downcast::<std::io::Error>() {
-                    Ok(error) => *error,
-                    Err(error) => std::io::Error::other(error),
-                },
-                error => std::io::Error::other(error),
-            },
-        })
-    };
+    let failed = |error| unwritten(place, error);
     let schema = Arc::new(counts_schema(folds, tokens));
     let mut draft = Draft::new(place)?;
     let mut writer = ArrowWriter::try_new_with_options(&mut draft, schema.clone(), options(COUNTS_SCHEMA, further))
@@ -221,6 +223,15 @@ impl CountsReader {
         let path = self.path.clone();
         let wrong = |error: &dyn std::fmt::Display| broken(&path, format!("cannot be read: {error}"));
         let builder = self.builder.take().expect("a reader reads once");
+        // Said before anything is allocated: the shape comes from another file.
+        let rows = usize::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0);
+        if shape.layers.checked_mul(shape.width).is_none_or(|neurons| neurons == 0 || rows % neurons != 0) {
+            let FfnShape { layers, width } = shape;
+            return Err(broken(
+                &path,
+                format!("has {rows} rows, which is no whole number of languages of {layers} × {width} neurons"),
+            ));
+        }
         let reader = builder.with_batch_size(shape.neurons().min(1 << 16)).build().map_err(|error| wrong(&error))?;
         let mut table = CountsTable { languages: Vec::new(), tallies: Vec::new() };
         let mut at = 0;
@@ -240,12 +251,6 @@ impl CountsReader {
                 at = (at + take) % shape.neurons();
                 start += take;
             }
-        }
-        if at != 0 {
-            return Err(broken(
-                &path,
-                format!("ends in the middle of a language: {at} of {} neurons", shape.neurons()),
-            ));
         }
         Ok(table)
     }

@@ -7,7 +7,7 @@ mod store;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::counts::{check_schema, options};
+pub(crate) use self::counts::{check_schema, options, unwritten};
 pub use self::{
     counts::{COUNTS_SCHEMA, CountsReader, CountsTable, counts_schema, write_counts},
     run::{Event, Finish, Profiler},

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
@@ -60,7 +61,7 @@ impl ProfileFolder {
         let file = path.join("profile.json");
         let json = match std::fs::read(&file) {
             Ok(json) => json,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 return Err(ProfileError::NoProfile { path: path.to_owned() });
             }
             Err(error) => return Err(broken(&file, format!("cannot be read: {error}"))),
@@ -80,13 +81,15 @@ impl ProfileFolder {
         Ok(Self { path: path.to_owned(), head })
     }
 
-    /// Opens the profile of a run to add to it, or begins one in a new or empty folder.
+    /// Opens the profile of a run to add to it, or begins one in a new or empty folder. A run that finished no language, be it
+    /// that its settings were wrong, gives way to another.
     ///
     /// # Errors
     /// When the folder holds another run or anything else, or cannot be written to.
     pub fn begin(path: &Path, head: ProfileHead) -> Result<Self, ProfileError> {
         match Self::open(path) {
             Ok(found) if found.head.parameters == head.parameters => Ok(found),
+            Ok(found) if found.languages()?.is_empty() => Self::create(path, head),
             Ok(found) => Err(ProfileError::OtherRun {
                 path: path.join("profile.json"),
                 difference: difference(&found.head.parameters, &head.parameters),
@@ -94,13 +97,15 @@ impl ProfileFolder {
             Err(ProfileError::NoProfile { .. }) if occupied(path) => {
                 Err(ProfileError::Occupied { path: path.to_owned() })
             }
-            Err(ProfileError::NoProfile { .. }) => {
-                let json = serde_json::to_string_pretty(&head).expect("plain data") + "\n";
-                output::write(&path.join("profile.json"), json.as_bytes())?;
-                Ok(Self { path: path.to_owned(), head })
-            }
+            Err(ProfileError::NoProfile { .. }) => Self::create(path, head),
             Err(error) => Err(error),
         }
+    }
+
+    fn create(path: &Path, head: ProfileHead) -> Result<Self, ProfileError> {
+        let json = serde_json::to_string_pretty(&head).expect("plain data") + "\n";
+        output::write(&path.join("profile.json"), json.as_bytes())?;
+        Ok(Self { path: path.to_owned(), head })
     }
 
     /// The folder.
@@ -127,7 +132,7 @@ impl ProfileFolder {
         let folder = self.path.join("counts");
         let entries = match std::fs::read_dir(&folder) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(broken(&folder, format!("cannot be read: {error}"))),
         };
         let mut languages = Vec::new();
@@ -198,21 +203,30 @@ impl ProfileFolder {
         }
     }
 
+    /// Whether another folder can be taken over: it is of the same run, and every file of it can be read.
+    ///
+    /// # Errors
+    /// What stands against it.
+    pub fn accepts(&self, other: &Self) -> Result<(), ProfileError> {
+        if other.head.parameters != self.head.parameters {
+            let difference = difference(&other.head.parameters, &self.head.parameters);
+            let here = self.path.display();
+            let problem =
+                format!("is of another run than {here}: it differs in {difference}; only parts of one run are merged");
+            return Err(broken(&other.path.join("profile.json"), problem));
+        }
+        other.languages()?.into_iter().try_for_each(|language| other.coverage(language).map(drop))
+    }
+
     /// Takes over the finished languages of another folder of the same run.
     ///
     /// # Errors
-    /// When it is of another run, or both hold a language with different counts.
+    /// As [`ProfileFolder::accepts`]; also when both hold a language with different counts.
     pub fn absorb(&self, other: &Self) -> Result<usize, ProfileError> {
-        if other.head.parameters != self.head.parameters {
-            return Err(ProfileError::OtherRun {
-                path: other.path.join("profile.json"),
-                difference: difference(&other.head.parameters, &self.head.parameters),
-            });
-        }
+        self.accepts(other)?;
         let mut taken = 0;
         for language in other.languages()? {
             let (from, to) = (other.file(language), self.file(language));
-            other.reader(language)?;
             let bytes = std::fs::read(&from).map_err(|error| broken(&from, format!("cannot be read: {error}")))?;
             if to.is_file() {
                 let there = std::fs::read(&to).map_err(|error| broken(&to, format!("cannot be read: {error}")))?;

@@ -25,7 +25,8 @@ fn main() {
     let place = folder.path().join("counts.parquet");
     let start = Instant::now();
     let profiles = (0..languages).map(|_| Ok::<&Profile, ProfileError>(&profile));
-    let rows = write_counts(&place, "0123456789abcdef", TOKENS, profiles, FOLDS, Vec::new(), 50_000).expect("room on the disk");
+    let rows = write_counts(&place, "0123456789abcdef", TOKENS, profiles, FOLDS, Vec::new(), 50_000)
+        .expect("room on the disk");
     report("write", rows, start, &place);
     let start = Instant::now();
     let table = CountsReader::open(&place).expect("a table").read(SHAPE).expect("its rows");

@@ -12,7 +12,8 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 fn main() {
-    let sizes: Vec<usize> = std::env::args().skip(1).filter(|text| text != "--bench").map(|text| text.parse().expect("a number")).collect();
+    let sizes: Vec<usize> =
+        std::env::args().skip(1).filter(|text| text != "--bench").map(|text| text.parse().expect("a number")).collect();
     let (layers, width, languages) = match sizes[..] {
         [] => (32, 14_336, 132),
         [layers, width, languages] => (layers, width, languages),

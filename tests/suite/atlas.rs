@@ -40,7 +40,11 @@ fn head(shape: FfnShape) -> ProfileHead {
         ffn_bias: false,
         tied: true,
     };
-    let hashes = CheckpointHashes { config: "c".into(), tokenizer: "t".into(), weights: BTreeMap::from([("w".into(), "h".into())]) };
+    let hashes = CheckpointHashes {
+        config: "c".into(),
+        tokenizer: "t".into(),
+        weights: BTreeMap::from([("w".into(), "h".into())]),
+    };
     let parameters = RunParameters {
         model: "owner/model".into(),
         revision: None,
@@ -130,7 +134,8 @@ fn build(profile: &ProfileFolder, profiles: &[Profile], rate: f64, place: &Path)
         evidence: Evidence { overlaps: overlaps(&counts, &selection).unwrap(), stability: Some(stability) },
         selection: selection.clone(),
     };
-    let release = Release { licence: "CC0-1.0".into(), remarks: vec!["A remark.".into()], language_remarks: BTreeMap::new() };
+    let release =
+        Release { licence: "CC0-1.0".into(), remarks: vec!["A remark.".into()], language_remarks: BTreeMap::new() };
     atlas::build(place, &release, &[identification]).unwrap();
     selection
 }

@@ -1,11 +1,17 @@
-//! All integration tests, in one binary.
+//! The integration tests: the library's laws, and the program as a person meets it.
 
 mod atlas;
+mod bad_input;
+mod corpus;
 mod demo;
+mod harness;
 mod identify;
 mod identify_laws;
 mod identify_parity;
+mod language;
 mod model;
+mod modules;
 mod profile;
 mod readers;
 mod site;
+mod tokens;

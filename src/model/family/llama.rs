@@ -33,7 +33,7 @@ pub fn spec(config: &mut Config) -> Result<DecoderSpec, ConfigError> {
     Ok(DecoderSpec {
         vocabulary: config.size("vocab_size")?,
         hidden,
-        ffn: FfnShape { layers: config.size("num_hidden_layers")?, width: config.size("intermediate_size")? },
+        ffn: FfnShape { layers: config.layers("num_hidden_layers")?, width: config.size("intermediate_size")? },
         heads,
         kv_heads,
         head_dim,
@@ -77,7 +77,7 @@ fn rope(config: &mut Config) -> Result<RopeSpec, ConfigError> {
                 })?,
             },
         },
-        Some(other) => return rope.refuse("rope_type", format!("`{other}`"), "`default`, `linear` and `llama3`"),
+        Some(other) => return rope.refuse("rope_type", format!("`{other}`"), "`default`, `linear` or `llama3`"),
     };
     if let RopeScaling::Llama3 { low_frequency_factor: low, high_frequency_factor: high, .. } = scaling
         && high <= low

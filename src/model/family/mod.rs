@@ -30,7 +30,7 @@ pub const FAMILIES: &[Family] = &[Family {
 /// # Errors
 /// When the family is unknown, or a field is missing, malformed, or asks for arithmetic that is not implemented.
 pub fn spec(checkpoint: &Checkpoint) -> Result<DecoderSpec, ConfigError> {
-    let mut config = Config::new(checkpoint)?;
+    let mut config = Config::new(checkpoint);
     let model_type: String = config.text("model_type")?;
     let family = FAMILIES.iter().find(|family| family.model_type == model_type).ok_or_else(|| ConfigError::Family {
         path: config.path.clone(),
@@ -45,6 +45,8 @@ pub fn spec(checkpoint: &Checkpoint) -> Result<DecoderSpec, ConfigError> {
 /// config.json, with a memory of which fields were read.
 pub struct Config<'a> {
     path: PathBuf,
+    /// `rope_parameters.` inside that object, nothing at the top.
+    prefix: String,
     fields: &'a Map<String, Value>,
     read: BTreeSet<String>,
 }
@@ -134,15 +136,9 @@ const INERT_AT: &[(&str, fn(&Value) -> bool)] = &[
 ];
 
 impl<'a> Config<'a> {
-    fn new(checkpoint: &'a Checkpoint) -> Result<Self, ConfigError> {
-        let path = checkpoint.config_path();
-        let fields = checkpoint.config().as_object().ok_or_else(|| ConfigError::Malformed {
-            path: path.clone(),
-            field: "the file".to_owned(),
-            found: checkpoint.config().to_string(),
-            wanted: "a JSON object",
-        })?;
-        Ok(Self { path, fields, read: BTreeSet::new() })
+    fn new(checkpoint: &'a Checkpoint) -> Self {
+        let (path, fields) = (checkpoint.config_path(), checkpoint.config());
+        Self { path, prefix: String::new(), fields, read: BTreeSet::new() }
     }
 
     /// A field that is present and not null.
@@ -151,13 +147,18 @@ impl<'a> Config<'a> {
         self.fields.get(name).filter(|value| !value.is_null())
     }
 
+    /// A field's name from the top of the file.
+    fn name(&self, field: &str) -> String {
+        format!("{}{field}", self.prefix)
+    }
+
     fn malformed(&self, field: &str, found: &Value, wanted: &'static str) -> ConfigError {
-        ConfigError::Malformed { path: self.path.clone(), field: field.to_owned(), found: found.to_string(), wanted }
+        ConfigError::Malformed { path: self.path.clone(), field: self.name(field), found: found.to_string(), wanted }
     }
 
     fn required(&mut self, name: &str) -> Result<&'a Value, ConfigError> {
-        let path = self.path.clone();
-        self.field(name).ok_or_else(|| ConfigError::Absent { path, field: name.to_owned() })
+        let (path, field) = (self.path.clone(), self.name(name));
+        self.field(name).ok_or(ConfigError::Absent { path, field })
     }
 
     /// A string.
@@ -170,6 +171,17 @@ impl<'a> Config<'a> {
     pub fn size(&mut self, name: &str) -> Result<usize, ConfigError> {
         let value = self.required(name)?;
         self.positive(name, value)
+    }
+
+    /// A number of layers; tables number them in 16 bits.
+    pub fn layers(&mut self, name: &str) -> Result<usize, ConfigError> {
+        let value = self.required(name)?;
+        let layers = self.positive(name, value)?;
+        if i16::try_from(layers).is_ok() {
+            Ok(layers)
+        } else {
+            Err(self.malformed(name, value, "a whole number below 32,768"))
+        }
     }
 
     /// A whole number above 0, if the field is there.
@@ -207,14 +219,15 @@ impl<'a> Config<'a> {
     pub fn nested(&mut self, name: &str) -> Result<Option<Config<'a>>, ConfigError> {
         let Some(value) = self.field(name) else { return Ok(None) };
         let fields = value.as_object().ok_or_else(|| self.malformed(name, value, "an object"))?;
-        Ok(Some(Config { path: self.path.clone(), fields, read: BTreeSet::new() }))
+        let prefix = format!("{}.", self.name(name));
+        Ok(Some(Config { path: self.path.clone(), prefix, fields, read: BTreeSet::new() }))
     }
 
     /// Refuses a value that is valid elsewhere and that we do not compute.
     pub fn refuse<T>(&self, field: &str, found: impl ToString, implemented: &str) -> Result<T, ConfigError> {
         Err(ConfigError::NotImplemented {
             path: self.path.clone(),
-            field: field.to_owned(),
+            field: self.name(field),
             found: found.to_string(),
             implemented: implemented.to_owned(),
         })
@@ -227,7 +240,11 @@ impl<'a> Config<'a> {
             let inert = name.starts_with('_') || INERT.contains(&name.as_str());
             let changes = INERT_AT.iter().any(|(field, harmless)| field == name && !harmless(value));
             if !self.read.contains(name) && !off && (!inert || changes) {
-                return self.refuse(name, value, "leaving the field out, where the model was made without it");
+                return Err(ConfigError::Unknown {
+                    path: self.path.clone(),
+                    field: self.name(name),
+                    found: value.to_string(),
+                });
             }
         }
         Ok(())
@@ -248,7 +265,9 @@ pub enum ConfigError {
         known: String,
     },
     /// A field that has to be there.
-    #[error("{path}: has no field `{field}`")]
+    #[error(
+        "{path}: has no field `{field}`, and nothing can stand in for it; take the config.json that came with the weights"
+    )]
     Absent {
         /// config.json.
         path: PathBuf,
@@ -267,9 +286,21 @@ pub enum ConfigError {
         /// What it should be.
         wanted: &'static str,
     },
+    /// A field that nobody here has heard of.
+    #[error(
+        "{path}: `{field}` is {found}, and no such field is known: it may change the model's arithmetic. Take it out if it does not"
+    )]
+    Unknown {
+        /// config.json.
+        path: PathBuf,
+        /// The field.
+        field: String,
+        /// Its value.
+        found: String,
+    },
     /// A field that changes the arithmetic in a way that is not implemented.
     #[error(
-        "{path}: `{field}` is {found}, which changes the model's arithmetic and is not implemented; implemented is {implemented}"
+        "{path}: `{field}` is {found}, which changes the model's arithmetic and is not implemented; {implemented} is wanted"
     )]
     NotImplemented {
         /// config.json.
