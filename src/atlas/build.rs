@@ -322,6 +322,14 @@ pub fn build(place: &Path, release: &Release, identifications: &[Identification]
     Ok(manifest)
 }
 
+/// Says whether an atlas may be written to a folder, before anything is computed for it.
+///
+/// # Errors
+/// When the folder holds anything but an atlas, or a broken one.
+pub fn check_place(place: &Path) -> Result<(), AtlasError> {
+    existing(place).map(drop)
+}
+
 /// The atlas that is there, if one is. Anything else in the folder is refused.
 fn existing(place: &Path) -> Result<Option<Atlas>, AtlasError> {
     match Atlas::open(place) {

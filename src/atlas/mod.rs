@@ -17,7 +17,7 @@ use std::{
 
 use self::table::Table;
 pub use self::{
-    build::{Evidence, Identification, Release, build},
+    build::{Evidence, Identification, Release, build, check_place},
     manifest::{FileEntry, MANIFEST, Manifest},
     masks::{Mask, MaskFormat, MaskSet},
     rows::{

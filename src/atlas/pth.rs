@@ -1,4 +1,4 @@
-//! `torch.save` files of lists of int64 tensors: a zip of stored entries around a pickle (protocol 2), as PyTorch writes
+//! `torch.save` files of lists of int64 tensors: a zip of stored entries around a pickle (protocol 2), as `torch` writes
 //! them, so that `torch.load(…, weights_only=True)` and published scripts read our masks.
 
 use std::io::{Cursor, Write};
@@ -40,7 +40,7 @@ fn archive(pickle: &[u8], storages: &[&[u32]]) -> zip::result::ZipResult<Vec<u8>
     Ok(zip.finish()?.into_inner())
 }
 
-/// The few opcodes of CPython's pickle that such a file needs.
+/// The few opcodes of Python's pickle that such a file needs.
 struct Pickle(Vec<u8>);
 
 impl Pickle {

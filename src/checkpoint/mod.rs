@@ -37,7 +37,7 @@ struct TensorFile {
 pub struct TensorNeed {
     /// Its name in the checkpoint.
     pub name: String,
-    /// Its shape, as PyTorch writes it.
+    /// Its shape, as `torch` writes it.
     pub shape: Vec<usize>,
 }
 

@@ -115,6 +115,7 @@ impl IdentifyArgs {
                 self.profile.display()
             );
         }
+        atlas::check_place(&self.out)?;
         let release = self.settings.release()?;
         let found = identify(&profile, &languages, &self.settings)?;
         let selection = found.selection.clone();
@@ -122,7 +123,7 @@ impl IdentifyArgs {
         let report =
             serde_json::json!({ "atlas": self.out, "totals": manifest.totals, "selection": report(&selection) });
         talk.result(&report, || text(&selection, &self.out))?;
-        talk.say(format!("next: neuroglot site {} --out site --serve", self.out.display()));
+        talk.say(format!("next: neuroglot site {} --out site", self.out.display()));
         Ok(Outcome::Done)
     }
 }

@@ -59,13 +59,12 @@ impl MaskArgs {
             },
             sets: BTreeMap::from([(language.code, set)]),
         };
-        match masks.bytes(self.format) {
-            Some(bytes) => output::write(&self.out, &bytes)?,
-            None => {
-                let rows = atlas.method(model, &self.method)?.of(language.code);
-                let rows: Vec<NeuronRow> = rows.iter().filter(|row| rate.includes(row.rank)).cloned().collect();
-                NeuronRow::write(&rows, &self.out)?;
-            }
+        if let Some(bytes) = masks.bytes(self.format) {
+            output::write(&self.out, &bytes)?;
+        } else {
+            let rows = atlas.method(model, &self.method)?.of(language.code);
+            let rows: Vec<NeuronRow> = rows.iter().filter(|row| rate.includes(row.rank)).cloned().collect();
+            NeuronRow::write(&rows, &self.out)?;
         }
         let report =
             serde_json::json!({ "language": language.code, "model": model.id, "neurons": neurons, "out": self.out });

@@ -111,7 +111,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Interrupted) => ExitCode::from(3),
         Err(error) => {
-            talk.error(&error);
+            Talk::error(&error);
             ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
         }
     }

@@ -28,7 +28,7 @@ impl Talk {
     }
 
     /// An error with its causes, in one paragraph.
-    pub fn error(&self, error: &anyhow::Error) {
+    pub fn error(error: &anyhow::Error) {
         let mut causes: Vec<String> = Vec::new();
         for cause in error.chain().map(ToString::to_string) {
             // Transparent errors repeat their cause's words.

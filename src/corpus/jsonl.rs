@@ -1,6 +1,7 @@
 //! `jsonl:PATH`: one JSON object a line with a text field; a file per language, or one file with a language field.
 
 use std::{
+    borrow::Cow,
     collections::BTreeSet,
     path::{Path, PathBuf},
 };
@@ -36,8 +37,8 @@ pub fn open(path: &Path, options: &CorpusOptions) -> Result<Box<dyn Corpus>, Cor
 fn languages(path: &Path) -> Result<BTreeSet<LanguageCode>, CorpusError> {
     let mut languages = BTreeSet::new();
     for row in rows(path)? {
-        let (line, row) = row?;
-        languages.insert(language_of(path, line, &row)?);
+        let row = row?;
+        languages.insert(language_of(path, row.line, &row.value)?);
     }
     if languages.is_empty() {
         return Err(CorpusError::NoLanguages {
@@ -57,7 +58,15 @@ fn language_of(path: &Path, line: u64, row: &Value) -> Result<LanguageCode, Corp
     Registry::builtin().resolve(spelling).map(|language| language.code).map_err(|error| wrong(error.to_string()))
 }
 
-fn rows(path: &Path) -> Result<impl Iterator<Item = Result<(u64, Value), CorpusError>> + Send + use<>, CorpusError> {
+/// A line of the file.
+struct Row {
+    line: u64,
+    value: Value,
+    /// Whether its bytes were not UTF-8.
+    mended: bool,
+}
+
+fn rows(path: &Path) -> Result<impl Iterator<Item = Result<Row, CorpusError>> + Send + use<>, CorpusError> {
     let path = path.to_owned();
     let numbered = Lines::open(&path)?.zip(1u64..);
     Ok(numbered.filter_map(move |(line, number)| {
@@ -73,7 +82,9 @@ fn rows(path: &Path) -> Result<impl Iterator<Item = Result<(u64, Value), CorpusE
         // serde's line is always the first: it sees one line at a time.
         let not_json =
             |error: serde_json::Error| format!("not JSON: {error}").replace(" at line 1 column ", " at column ");
-        Some(serde_json::from_str(&text).map(|row| (number, row)).map_err(|error| wrong(not_json(error))))
+        let mended = matches!(text, Cow::Owned(_));
+        let row = |value| Row { line: number, value, mended };
+        Some(serde_json::from_str(&text).map(row).map_err(|error| wrong(not_json(error))))
     }))
 }
 
@@ -84,7 +95,7 @@ fn texts(
     only: Option<LanguageCode>,
 ) -> Result<impl Iterator<Item = Result<Raw, CorpusError>> + Send, CorpusError> {
     Ok(rows(&path)?.filter_map(move |row| {
-        let (line, row) = match row {
+        let Row { line, value: row, mended } = match row {
             Ok(row) => row,
             Err(error) => return Some(Err(error)),
         };
@@ -95,7 +106,8 @@ fn texts(
         }
         // As in a table, null is an empty document.
         let text = row.get(&field).and_then(|text| if text.is_null() { Some("") } else { text.as_str() });
-        Some(text.map(|text| Raw::Bytes(text.into())).ok_or_else(|| CorpusError::Json {
+        let raw = |text: &str| if mended { Raw::Mended(text.to_owned()) } else { Raw::Bytes(text.into()) };
+        Some(text.map(raw).ok_or_else(|| CorpusError::Json {
             path: path.clone(),
             line,
             problem: format!("has no string field `{field}`; name it with --text-column"),

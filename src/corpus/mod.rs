@@ -120,6 +120,8 @@ pub struct Documents {
 /// A document as a source reads it.
 enum Raw {
     Bytes(Vec<u8>),
+    /// Text of a record whose bytes were not UTF-8; each bad sequence is U+FFFD already.
+    Mended(String),
     Ids(Vec<u32>),
 }
 
@@ -176,20 +178,24 @@ impl Iterator for Documents {
                 continue;
             }
             let document = match raw {
-                Raw::Bytes(bytes) => match self.clean(bytes) {
-                    Some(text) => Document::Text(text),
-                    None => continue,
-                },
+                Raw::Bytes(bytes) => self.clean(bytes).map(Document::Text),
+                Raw::Mended(text) => {
+                    self.notes.invalid_utf8 += 1;
+                    self.clean(text.into_bytes()).map(Document::Text)
+                }
                 Raw::Ids(ids) => {
                     ids.iter().for_each(|id| self.hash.update(id.to_le_bytes()));
-                    Document::Ids(ids)
+                    Some(Document::Ids(ids))
                 }
             };
+            let Some(document) = document else { continue };
             self.notes.documents += 1;
             return Some(Ok(document));
         }
     }
 }
+
+type Open = fn(&Path, &CorpusOptions) -> Result<Box<dyn Corpus>, CorpusError>;
 
 /// A kind of corpus: its prefix on the command line and how to open one.
 pub struct Source {
@@ -197,7 +203,7 @@ pub struct Source {
     pub name: &'static str,
     /// One line of help.
     pub help: &'static str,
-    open: fn(&Path, &CorpusOptions) -> Result<Box<dyn Corpus>, CorpusError>,
+    open: Open,
 }
 
 /// Every kind of corpus.
@@ -358,7 +364,7 @@ pub enum CorpusError {
     /// A list of document ids that does not fit the text.
     #[error("{path}: names {ids} lines, but {text} has {lines}; mend it, or choose --document line, paragraph or file")]
     DocumentIds {
-        /// DOCUMENT_IDS.tsv.
+        /// `DOCUMENT_IDS.tsv`.
         path: PathBuf,
         /// Its lines.
         ids: usize,

@@ -165,12 +165,10 @@ impl<'a> Subject<'a> {
         let mut totals = vec![0usize; view.model.layers];
         for (&(layer, _), served) in &view.neurons {
             let own = served.rows.iter().any(|row| row.language == self.language.code);
-            let kind = if !own {
-                2
-            } else if served.rows.len() == 1 {
-                0
-            } else {
-                1
+            let kind = match served.rows.len() {
+                _ if !own => 2,
+                1 => 0,
+                _ => 1,
             };
             layers[layer][kind].insert(served.column);
             totals[layer] += usize::from(own);

@@ -148,7 +148,7 @@ fn a_sliding_window_is_refused() {
 #[test]
 fn partial_rotary_embeddings_are_refused_wherever_they_stand() {
     let nested = |s: &Sandbox| {
-        s.json("model/config.json", |config| config["rope_parameters"]["partial_rotary_factor"] = 0.5.into())
+        s.json("model/config.json", |config| config["rope_parameters"]["partial_rotary_factor"] = 0.5.into());
     };
     assert_snapshot!(damaged(nested), @r"
     exit code 1
@@ -246,7 +246,7 @@ fn weights_that_are_no_numbers_are_found_by_the_layer() {
     let spoil = |s: &Sandbox| {
         s.weights(|tensors| {
             tensors.get_mut("model.layers.1.mlp.gate_proj.weight").unwrap().bytes[..4]
-                .copy_from_slice(&f32::NAN.to_le_bytes())
+                .copy_from_slice(&f32::NAN.to_le_bytes());
         });
     };
     assert_snapshot!(damaged(spoil), @r"
@@ -272,7 +272,7 @@ fn an_index_that_leads_out_of_the_folder_is_refused() {
     let lead_out = |s: &Sandbox| {
         s.model(SHARDED);
         s.json("model/model.safetensors.index.json", |index| {
-            index["weight_map"]["model.norm.weight"] = "../evil.safetensors".into()
+            index["weight_map"]["model.norm.weight"] = "../evil.safetensors".into();
         });
     };
     assert_snapshot!(damaged(lead_out), @r"
@@ -654,7 +654,7 @@ fn on_a_full_disk_what_is_finished_is_kept_and_the_same_command_continues() {
     error: disk/out/counts/fra_Latn.parquet: cannot be written: No space left on device (os error 28); make room and run the same command again, what is finished is kept
     ");
     let finished = sandbox.files("disk/out");
-    assert!(finished.iter().all(|file| !file.ends_with(".part")), "{finished:?}");
+    assert!(finished.iter().all(|file| !file.contains(".part")), "{finished:?}");
     let kept = sandbox.read(&finished[0]);
     disk.grow();
     sandbox.profile(&[("--out", "disk/out")]).done();
@@ -670,10 +670,11 @@ fn an_atlas_on_a_full_disk_is_not_taken_for_an_atlas() {
     let sandbox = Sandbox::new();
     sandbox.profile(&[]).done();
     let Some(_disk) = Disk::mount(&sandbox.path("disk"), "size=16k") else { return };
-    assert_snapshot!(sandbox.run("identify out --out disk/atlas").text(), @r"
-    exit code 1
-    error: disk/atlas/masks/model/lape.safetensors: cannot be written: No space left on device (os error 28); make room and run the same command again, what is finished is kept
-    ");
+    // Which file is the first that does not fit depends on how well the others pack.
+    let text = sandbox.run("identify out --out disk/atlas").text();
+    assert!(text.starts_with("exit code 1\nerror: disk/atlas/"), "{text}");
+    assert!(text.contains("cannot be written: No space left on device"), "{text}");
+    assert!(text.contains("; make room and run the same command again, what is finished is kept"), "{text}");
     assert!(!sandbox.path("disk/atlas/manifest.json").exists());
     assert_snapshot!(sandbox.run("verify disk/atlas").text(), @r"
     exit code 1
@@ -705,7 +706,7 @@ fn an_interrupted_run_is_resumable_and_its_counts_are_those_of_a_run_without_a_b
     talk.read_to_string(&mut rest).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(3), "{first}{rest}");
     assert!(rest.contains("of 16 languages are finished in out; the same command continues"), "{rest}");
-    assert!(sandbox.files("").iter().all(|file| !file.ends_with(".part")));
+    assert!(sandbox.files("").iter().all(|file| !file.contains(".part")));
 
     sandbox.profile(&options).done();
     sandbox.profile(&[options.as_slice(), &[("--out", "whole")]].concat()).done();
@@ -973,7 +974,7 @@ fn a_file_that_the_manifest_does_not_name_is_found() {
 #[test]
 fn a_manifest_that_leads_out_of_the_atlas_is_refused() {
     let lead_out = |s: &Sandbox| {
-        s.json("atlas/manifest.json", |manifest| manifest["files"][0]["path"] = "../text/mlt_Latn.txt".into())
+        s.json("atlas/manifest.json", |manifest| manifest["files"][0]["path"] = "../text/mlt_Latn.txt".into());
     };
     assert_snapshot!(after(lead_out, "verify atlas"), @r"
     exit code 1
@@ -992,9 +993,9 @@ fn an_atlas_of_a_newer_major_version_is_refused() {
 
 #[test]
 fn a_manifest_that_is_not_json_is_refused() {
-    assert_snapshot!(after(|s| s.halve("atlas/manifest.json"), "verify atlas"), @r"
+    assert_snapshot!(after(|s| s.write("atlas/manifest.json", r#"{"schema": "neurog"#), "verify atlas"), @r"
     exit code 1
-    error: atlas/manifest.json: is broken: EOF while parsing a string at line 47 column 43
+    error: atlas/manifest.json: is broken: EOF while parsing a string at line 1 column 18
     ");
 }
 

@@ -215,6 +215,16 @@ fn byte_order_marks_bad_bytes_and_empty_documents_are_counted_and_not_fatal() {
 }
 
 #[test]
+fn bad_bytes_inside_a_json_line_are_counted_too() {
+    let sandbox = Sandbox::empty();
+    sandbox.write("rows/mlt_Latn.jsonl", b"{\"text\": \"tw\xffo\"}\n{\"text\": \"one\"}\n");
+    let corpus = open(&sandbox, "jsonl", "rows", DocumentUnit::Auto);
+    let (texts, notes) = texts(corpus.as_ref(), "mlt_Latn", Split::All);
+    assert_eq!(texts, ["tw\u{fffd}o", "one"]);
+    assert_eq!((notes.documents, notes.invalid_utf8), (2, 1));
+}
+
+#[test]
 fn the_held_out_documents_and_the_others_are_disjoint_and_complete() {
     let sandbox = Sandbox::empty();
     sandbox.write("text/mlt_Latn.txt", (1..=65).map(|n| format!("{n}\n")).collect::<String>());

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use crate::demo::committed;
 
-/// Python with the readers' packages: NEUROGLOT_PYTHON, as tests/oracles/setup.sh makes it, or whatever `python3` is.
+/// Python with the readers' packages: `NEUROGLOT_PYTHON`, as tests/oracles/setup.sh makes it, or whatever `python3` is.
 fn python(modules: &str) -> Option<String> {
     let python = std::env::var("NEUROGLOT_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let has = Command::new(&python).args(["-c", &format!("import {modules}")]).output();

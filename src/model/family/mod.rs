@@ -43,7 +43,7 @@ pub fn spec(checkpoint: &Checkpoint) -> Result<DecoderSpec, ConfigError> {
 }
 
 /// config.json, with a memory of which fields were read.
-pub struct Config<'a> {
+pub(super) struct Config<'a> {
     path: PathBuf,
     /// `rope_parameters.` inside that object, nothing at the top.
     prefix: String,
@@ -128,8 +128,10 @@ const INERT: &[&str] = &[
     "rope_interleaved",
 ];
 
+type Harmless = fn(&Value) -> bool;
+
 /// Fields in [`INERT`] that are only inert at this value.
-const INERT_AT: &[(&str, fn(&Value) -> bool)] = &[
+const INERT_AT: &[(&str, Harmless)] = &[
     ("rope_interleaved", |value| value == &Value::Bool(false)),
     ("is_encoder_decoder", |value| value == &Value::Bool(false)),
     ("pruned_heads", |value| value.as_object().is_some_and(Map::is_empty)),
