@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    matrix::slice,
     observer::{Observer, Tally},
     simd::{exp, vectorised},
 };
@@ -135,10 +136,6 @@ fn contiguous(layout: &Layout) -> Result<Range<usize>> {
         Some((start, end)) => Ok(start..end),
         None => candle_core::bail!("{:?} is not contiguous", layout.shape()),
     }
-}
-
-fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    Ok(&storage.as_slice::<f32>()?[contiguous(layout)?])
 }
 
 /// Tokens that one task multiplies where nothing is counted.

@@ -1,12 +1,12 @@
 //! Causal self-attention with grouped heads.
 
 use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
-use gemm::{Parallelism, gemm};
 use rayon::prelude::*;
 
 use super::{
     Path,
     linear::Linear,
+    matrix::{Matrix, multiply, slice},
     rope::Rotary,
     simd::{exp, vectorised},
 };
@@ -27,13 +27,13 @@ impl Attention {
     pub fn forward(&self, x: &Tensor, rotary: &Rotary, path: Path) -> Result<Tensor> {
         let (batch, seq, _) = x.dims3()?;
         let split = |y: Tensor, heads: usize| y.reshape((batch, seq, heads, self.head_dim));
-        let query = rotary.turn(&split(self.query.forward(x)?, self.heads)?, path)?;
-        let key = rotary.turn(&split(self.key.forward(x)?, self.kv_heads)?, path)?;
-        let value = split(self.value.forward(x)?, self.kv_heads)?;
+        let query = rotary.turn(&split(self.query.forward(x, path)?, self.heads)?, path)?;
+        let key = rotary.turn(&split(self.key.forward(x, path)?, self.kv_heads)?, path)?;
+        let value = split(self.value.forward(x, path)?, self.kv_heads)?;
         let fused = path == Path::Inference && x.device().is_cpu() && x.dtype() == DType::F32;
         // [batch, seq, heads, head_dim]
         let mixed = if fused { query.apply_op3_no_bwd(&key, &value, &Causal)? } else { plain(&query, &key, &value)? };
-        self.output.forward(&mixed.reshape((batch, seq, ()))?)
+        self.output.forward(&mixed.reshape((batch, seq, ()))?, path)
     }
 }
 
@@ -133,50 +133,6 @@ impl Sizes {
     }
 }
 
-/// Where a matrix lies in a slice: offset of its first element, distance between rows and between columns.
-#[derive(Clone, Copy)]
-struct Matrix {
-    offset: usize,
-    rows: usize,
-    columns: usize,
-}
-
-impl Matrix {
-    fn end(self, rows: usize, columns: usize) -> usize {
-        self.offset + (rows - 1) * self.rows + (columns - 1) * self.columns
-    }
-}
-
-/// `out [m, n] = a [m, k] · b [k, n]`, on this thread.
-#[allow(unsafe_code, clippy::cast_possible_wrap, clippy::many_single_char_names)]
-fn multiply([m, n, k]: [usize; 3], (out, o): (&mut [f32], Matrix), (a, l): (&[f32], Matrix), (b, r): (&[f32], Matrix)) {
-    assert!(o.end(m, n) < out.len() && l.end(m, k) < a.len() && r.end(k, n) < b.len(), "a matrix leaves its slice");
-    // SAFETY: the assertion above bounds every element that is read or written, and `out` is borrowed mutably.
-    unsafe {
-        gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr().add(o.offset),
-            o.columns as isize,
-            o.rows as isize,
-            false,
-            a.as_ptr().add(l.offset),
-            l.columns as isize,
-            l.rows as isize,
-            b.as_ptr().add(r.offset),
-            r.columns as isize,
-            r.rows as isize,
-            0.0f32,
-            1.0f32,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
-    }
-}
-
 vectorised! {
     /// Softmax of the first `seen` scores, times `scale`; the rest, which lie in the future, become 0.
     fn softmax(scores: &mut [f32], seen: usize, scale: f32) {
@@ -218,11 +174,4 @@ fn sum(values: &[f32]) -> f32 {
         }
     }
     sums.iter().sum::<f32>() + rest.iter().sum::<f32>()
-}
-
-fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
-        None => candle_core::bail!("{:?} is not contiguous", layout.shape()),
-    }
 }

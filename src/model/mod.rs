@@ -6,6 +6,7 @@ mod attention;
 pub mod family;
 mod linear;
 pub mod loss;
+mod matrix;
 mod norm;
 mod observer;
 mod rope;
@@ -156,7 +157,7 @@ impl Decoder {
             x = layer.forward(&x, &rotary, self.path, i, self.spec.activation, observer)?;
         }
         let x = last.attend(&x, &rotary, self.path)?;
-        let gate = last.gate.forward(&last.ffn_norm.forward(&x, self.path)?)?;
+        let gate = last.gate.forward(&last.ffn_norm.forward(&x, self.path)?, self.path)?;
         activation::observe(&gate, self.spec.activation, rest.len(), observer)
     }
 
@@ -178,7 +179,7 @@ impl Decoder {
     /// # Errors
     /// When a tensor operation or the observer fails.
     pub fn logits(&self, ids: &Tensor, observer: &mut dyn Observer) -> Result<Tensor> {
-        self.head.forward(&self.hidden(ids, observer)?)
+        self.head.forward(&self.hidden(ids, observer)?, self.path)
     }
 
     /// Mean next-token negative log-likelihood of every window, in nats per token, `[batch]`.
@@ -247,8 +248,8 @@ impl Layer {
         let x = self.attend(x, rotary, path)?;
         let normed = self.ffn_norm.forward(&x, path)?;
         // [batch, seq, ffn]: positive exactly where the neuron fires; SiLU and GELU keep the sign.
-        let gate = self.gate.forward(&normed)?;
-        let up = self.up.forward(&normed)?;
+        let gate = self.gate.forward(&normed, path)?;
+        let up = self.up.forward(&normed, path)?;
         let h = match path {
             Path::Inference => activation::gated(&gate, up, act, layer, observer)?,
             Path::Differentiable => {
@@ -256,7 +257,7 @@ impl Layer {
                 (act.forward(&gate)? * up)?
             }
         };
-        x + self.down.forward(&h)?
+        x + self.down.forward(&h, path)?
     }
 }
 

@@ -1,0 +1,61 @@
+//! Matrix products over slices, on the calling thread: the callers know better than the library where to part the work.
+
+use candle_core::{CpuStorage, Layout, Result};
+use gemm::{Parallelism, gemm};
+
+/// Where a matrix lies in a slice: offset of its first element, distance between rows and between columns.
+#[derive(Clone, Copy)]
+pub struct Matrix {
+    pub offset: usize,
+    pub rows: usize,
+    pub columns: usize,
+}
+
+impl Matrix {
+    fn end(self, rows: usize, columns: usize) -> usize {
+        self.offset + (rows - 1) * self.rows + (columns - 1) * self.columns
+    }
+}
+
+/// `out [m, n] = a [m, k] · b [k, n]`, on this thread.
+#[allow(unsafe_code, clippy::cast_possible_wrap, clippy::many_single_char_names)]
+pub fn multiply(
+    [m, n, k]: [usize; 3],
+    (out, o): (&mut [f32], Matrix),
+    (a, l): (&[f32], Matrix),
+    (b, r): (&[f32], Matrix),
+) {
+    assert!(o.end(m, n) < out.len() && l.end(m, k) < a.len() && r.end(k, n) < b.len(), "a matrix leaves its slice");
+    // SAFETY: the assertion above bounds every element that is read or written, and `out` is borrowed mutably.
+    unsafe {
+        gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr().add(o.offset),
+            o.columns as isize,
+            o.rows as isize,
+            false,
+            a.as_ptr().add(l.offset),
+            l.columns as isize,
+            l.rows as isize,
+            b.as_ptr().add(r.offset),
+            r.columns as isize,
+            r.rows as isize,
+            0.0f32,
+            1.0f32,
+            false,
+            false,
+            false,
+            Parallelism::None,
+        );
+    }
+}
+
+/// The values of a contiguous f32 tensor.
+pub fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
+        None => candle_core::bail!("{:?} is not contiguous", layout.shape()),
+    }
+}
