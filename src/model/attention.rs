@@ -1,12 +1,14 @@
 //! Causal self-attention with grouped heads.
 
+use std::mem::MaybeUninit;
+
 use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::{
     Path,
     linear::Linear,
-    matrix::{Matrix, multiply, slice},
+    matrix::{Matrix, filled, multiply, overwritten, slice},
     rope::Rotary,
     simd::{exp, vectorised},
 };
@@ -27,13 +29,13 @@ impl Attention {
     pub fn forward(&self, x: &Tensor, rotary: &Rotary, path: Path) -> Result<Tensor> {
         let (batch, seq, _) = x.dims3()?;
         let split = |y: Tensor, heads: usize| y.reshape((batch, seq, heads, self.head_dim));
-        let query = rotary.turn(&split(self.query.forward(x, path)?, self.heads)?, path)?;
-        let key = rotary.turn(&split(self.key.forward(x, path)?, self.kv_heads)?, path)?;
-        let value = split(self.value.forward(x, path)?, self.kv_heads)?;
+        let query = rotary.turn(&split(self.query.forward(x)?, self.heads)?, path)?;
+        let key = rotary.turn(&split(self.key.forward(x)?, self.kv_heads)?, path)?;
+        let value = split(self.value.forward(x)?, self.kv_heads)?;
         let fused = path == Path::Inference && x.device().is_cpu() && x.dtype() == DType::F32;
         // [batch, seq, heads, head_dim]
         let mixed = if fused { query.apply_op3_no_bwd(&key, &value, &Causal)? } else { plain(&query, &key, &value)? };
-        self.output.forward(&mixed.reshape((batch, seq, ()))?, path)
+        self.output.forward(&mixed.reshape((batch, seq, ()))?)
     }
 }
 
@@ -94,18 +96,21 @@ impl CustomOp3 for Causal {
         let query = slice(query, query_layout)?;
         let (key, value) = (slice(key, key_layout)?, slice(value, value_layout)?);
         let (row, kv_row) = (heads * dim, kv_heads * dim);
-        let mut mixed = vec![0f32; query.len()];
-        let windows = mixed.chunks_mut(seq * row).enumerate();
-        let mut blocks: Vec<_> = windows
-            .flat_map(|(window, out)| out.chunks_mut(QUERIES * row).enumerate().map(move |(i, out)| (window, i, out)))
-            .collect();
-        // The longest rows first, so that no thread is left alone with them at the end.
-        blocks.sort_by_key(|(_, i, _)| std::cmp::Reverse(*i));
-        blocks.into_par_iter().for_each_init(Vec::new, |scores, (window, i, out)| {
-            let start = window * seq + i * QUERIES;
-            let query = &query[start * row..][..out.len()];
-            let kv = window * seq * kv_row..(window + 1) * seq * kv_row;
-            sizes.block(i * QUERIES, query, &key[kv.clone()], &value[kv], out, scores);
+        let mixed = filled(query.len(), |mixed| {
+            let windows = mixed.chunks_mut(seq * row).enumerate();
+            let mut blocks: Vec<_> = windows
+                .flat_map(|(window, out)| {
+                    out.chunks_mut(QUERIES * row).enumerate().map(move |(i, out)| (window, i, out))
+                })
+                .collect();
+            // The longest rows first, so that no thread is left alone with them at the end.
+            blocks.sort_by_key(|(_, i, _)| std::cmp::Reverse(*i));
+            blocks.into_par_iter().for_each_init(Vec::new, |scores, (window, i, out)| {
+                let start = window * seq + i * QUERIES;
+                let query = &query[start * row..][..out.len()];
+                let kv = window * seq * kv_row..(window + 1) * seq * kv_row;
+                sizes.block(i * QUERIES, query, &key[kv.clone()], &value[kv], out, scores);
+            });
         });
         Ok((CpuStorage::F32(mixed), query_layout.shape().clone()))
     }
@@ -113,7 +118,15 @@ impl CustomOp3 for Causal {
 
 impl Sizes {
     /// Attention of a few consecutive queries, the first at position `first`, over the keys and values of their window.
-    fn block(self, first: usize, query: &[f32], key: &[f32], value: &[f32], out: &mut [f32], scores: &mut Vec<f32>) {
+    fn block(
+        self,
+        first: usize,
+        query: &[f32],
+        key: &[f32],
+        value: &[f32],
+        out: &mut [MaybeUninit<f32>],
+        scores: &mut Vec<f32>,
+    ) {
         let Self { heads, kv_heads, dim } = self;
         let (row, kv_row) = (heads * dim, kv_heads * dim);
         let queries = query.len() / row;
@@ -123,7 +136,12 @@ impl Sizes {
             let (q, kv) = (head * dim, head / (heads / kv_heads) * dim);
             let at = |offset, rows, columns| Matrix { offset, rows, columns };
             // [queries, keys] = query [queries, dim] · key [keys, dim]ᵀ
-            multiply([queries, keys, dim], (scores, at(0, keys, 1)), (query, at(q, row, 1)), (key, at(kv, 1, kv_row)));
+            multiply(
+                [queries, keys, dim],
+                (overwritten(scores), at(0, keys, 1)),
+                (query, at(q, row, 1)),
+                (key, at(kv, 1, kv_row)),
+            );
             for (i, scores) in scores.chunks_exact_mut(keys).enumerate() {
                 softmax(scores, first + i + 1, scale(dim) as f32);
             }

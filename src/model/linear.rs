@@ -1,31 +1,48 @@
 //! A projection: `y = x Wᵀ + b`.
 
-use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor};
+use std::mem::MaybeUninit;
+
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::{
     Path,
-    matrix::{Matrix, multiply, slice},
+    matrix::{Matrix, filled, multiply, slice},
 };
 
 /// Weight `[out, in]` and, where the family has one, bias `[out]`.
 pub struct Linear {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
 }
 
+enum Weight {
+    Plain(Tensor),
+    Panels(Panels),
+}
+
 impl Linear {
-    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { weight, bias }
+    /// For the inference path on the CPU, the weight is laid out for the matrix product.
+    pub fn new(weight: &Tensor, bias: Option<Tensor>, path: Path) -> Result<Self> {
+        let fast = path == Path::Inference && weight.device().is_cpu() && weight.dtype() == DType::F32;
+        let weight = if fast { Weight::Panels(Panels::new(weight)?) } else { Weight::Plain(weight.clone()) };
+        Ok(Self { weight, bias })
+    }
+
+    /// With a weight that others hold too, such as an embedding that is also the head.
+    pub fn shared(weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self { weight: Weight::Plain(weight), bias }
     }
 
     /// `[batch, seq, in]` to `[batch, seq, out]`.
-    pub fn forward(&self, x: &Tensor, path: Path) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, seq, width) = x.dims3()?;
         // One matrix product over all tokens: candle would otherwise multiply window by window.
         let x = x.reshape((batch * seq, width))?.contiguous()?;
-        let by_rows = path == Path::Inference && x.device().is_cpu() && x.dtype() == DType::F32;
-        let y = if by_rows { x.apply_op2_no_bwd(&self.weight, &ByRows)? } else { x.matmul(&self.weight.t()?)? };
+        let y = match &self.weight {
+            Weight::Plain(weight) => x.matmul(&weight.t()?)?,
+            Weight::Panels(panels) => x.apply_op1_no_bwd(panels)?,
+        };
         let y = match &self.bias {
             Some(bias) => y.broadcast_add(bias)?,
             None => y,
@@ -34,36 +51,117 @@ impl Linear {
     }
 }
 
-/// `x [tokens, in] · weight [out, in]ᵀ`, each thread a few rows of it. The library's own threads meet after every block of
-/// columns, which costs a fifth of the time at these sizes.
-struct ByRows;
+/// A weight `[out, in]` cut into panels of [`PANEL`] rows, each stored transposed, `[in, PANEL]` (the last is of another width): the
+/// order in which the matrix product reads it, which would otherwise be made anew for every few tokens.
+///
+/// Each thread multiplies a few tokens with all panels. The library's own threads meet after every block of columns, which
+/// costs a fifth of the time at these sizes.
+struct Panels {
+    panels: Vec<f32>,
+    out: usize,
+    inner: usize,
+}
 
-/// Tokens of one task: enough that packing the weight anew for each is small beside the product, few enough for all threads.
-fn rows(tokens: usize) -> usize {
+/// A multiple of the rows that the microkernel takes at once (16 with AVX2, 48 with AVX-512).
+const PANEL: usize = 96;
+/// The last panel is at least this wide: the library adds up products of at most 64 × 64 in other blocks, and a token's sums must
+/// not depend on how many other tokens share its batch.
+const NARROWEST: usize = 65;
+
+/// Tokens of one task: few enough that every thread has some, enough that a panel is read from memory seldom.
+fn tokens_per_task(tokens: usize) -> usize {
     tokens.div_ceil(2 * rayon::current_num_threads()).clamp(64, 512)
 }
 
-impl CustomOp2 for ByRows {
-    fn name(&self) -> &'static str {
-        "projection-by-rows"
+/// How many panels of `out` rows are [`PANEL`] wide; one more holds the rest.
+fn full(out: usize) -> usize {
+    out.saturating_sub(NARROWEST) / PANEL
+}
+
+impl Panels {
+    fn new(weight: &Tensor) -> Result<Self> {
+        let (out, inner) = weight.dims2()?;
+        let weight = weight.flatten_all()?.contiguous()?;
+        let (storage, layout) = weight.storage_and_layout();
+        let candle_core::Storage::Cpu(storage) = &*storage else { candle_core::bail!("the weight is not on the CPU") };
+        let weight = slice(storage, layout)?;
+        let mut panels = vec![0f32; out * inner];
+        let full = full(out) * inner * PANEL;
+        let (equal, last) = panels.split_at_mut(full);
+        let (rows, last_rows) = weight.split_at(full);
+        let pairs = equal.par_chunks_mut(PANEL * inner).zip(rows.par_chunks(PANEL * inner));
+        pairs.chain([(last, last_rows)]).for_each(|(panel, rows)| {
+            let width = rows.len() / inner;
+            for (i, row) in rows.chunks_exact(inner).enumerate() {
+                for (value, to) in row.iter().zip(panel[i..].iter_mut().step_by(width)) {
+                    *to = *value;
+                }
+            }
+        });
+        Ok(Self { panels, out, inner })
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (tokens, inner) = x_layout.shape().dims2()?;
-        let (out, _) = weight_layout.shape().dims2()?;
-        let (x, weight) = (slice(x, x_layout)?, slice(weight, weight_layout)?);
-        let mut y = vec![0f32; tokens * out];
-        let rows = rows(tokens);
-        let at = |rows, columns| Matrix { offset: 0, rows, columns };
-        y.par_chunks_mut(rows * out).zip(x.par_chunks(rows * inner)).for_each(|(y, x)| {
-            multiply([y.len() / out, out, inner], (y, at(out, 1)), (x, at(inner, 1)), (weight, at(1, inner)));
+    /// `x [tokens, in]` times one panel, into columns of `y` that begin at `column` and are `stride` apart row by row.
+    fn multiply(&self, panel: &[f32], x: &[f32], y: &mut [MaybeUninit<f32>], column: usize, stride: usize) {
+        let (width, tokens) = (panel.len() / self.inner, x.len() / self.inner);
+        let at = |offset, rows, columns| Matrix { offset, rows, columns };
+        multiply(
+            [tokens, width, self.inner],
+            (y, at(column, stride, 1)),
+            (x, at(0, self.inner, 1)),
+            (panel, at(0, width, 1)),
+        );
+    }
+
+    /// Every panel, and the first of the columns that it gives.
+    fn iter(&self) -> impl Iterator<Item = (&[f32], usize)> {
+        let (equal, last) = self.panels.split_at(full(self.out) * PANEL * self.inner);
+        let panels = equal.chunks_exact(PANEL * self.inner).chain([last]);
+        panels.enumerate().map(|(i, panel)| (panel, i * PANEL))
+    }
+
+    /// Every thread some tokens, and all panels.
+    fn by_tokens(&self, x: &[f32], y: &mut [MaybeUninit<f32>]) {
+        let tokens = tokens_per_task(x.len() / self.inner);
+        y.par_chunks_mut(tokens * self.out).zip(x.par_chunks(tokens * self.inner)).for_each(|(y, x)| {
+            for (panel, column) in self.iter() {
+                self.multiply(panel, x, y, column, self.out);
+            }
         });
-        Ok((CpuStorage::F32(y), Shape::from((tokens, out))))
+    }
+
+    /// Every thread some panels, and all tokens: for few tokens.
+    fn by_panels(&self, x: &[f32], y: &mut [MaybeUninit<f32>]) {
+        let tokens = x.len() / self.inner;
+        let panels: Vec<_> = self.iter().collect();
+        let products: Vec<_> = panels
+            .into_par_iter()
+            .map(|(panel, column)| {
+                let width = panel.len() / self.inner;
+                (column, width, filled(tokens * width, |y| self.multiply(panel, x, y, 0, width)))
+            })
+            .collect();
+        for (row, y) in y.chunks_exact_mut(self.out).enumerate() {
+            for (column, width, product) in &products {
+                y[*column..][..*width].write_copy_of_slice(&product[row * width..][..*width]);
+            }
+        }
+    }
+}
+
+impl CustomOp1 for Panels {
+    fn name(&self) -> &'static str {
+        "projection"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (tokens, inner) = layout.shape().dims2()?;
+        if inner != self.inner {
+            candle_core::bail!("a projection of width {} was given vectors of width {inner}", self.inner);
+        }
+        let x = slice(x, layout)?;
+        let few = tokens < 64 * rayon::current_num_threads();
+        let y = filled(tokens * self.out, |y| if few { self.by_panels(x, y) } else { self.by_tokens(x, y) });
+        Ok((CpuStorage::F32(y), Shape::from((tokens, self.out))))
     }
 }

@@ -1,5 +1,7 @@
 //! Matrix products over slices, on the calling thread: the callers know better than the library where to part the work.
 
+use std::mem::MaybeUninit;
+
 use candle_core::{CpuStorage, Layout, Result};
 use gemm::{Parallelism, gemm};
 
@@ -17,11 +19,11 @@ impl Matrix {
     }
 }
 
-/// `out [m, n] = a [m, k] · b [k, n]`, on this thread.
+/// `out [m, n] = a [m, k] · b [k, n]`, on this thread. `out` is only written.
 #[allow(unsafe_code, clippy::cast_possible_wrap, clippy::many_single_char_names)]
 pub fn multiply(
     [m, n, k]: [usize; 3],
-    (out, o): (&mut [f32], Matrix),
+    (out, o): (&mut [MaybeUninit<f32>], Matrix),
     (a, l): (&[f32], Matrix),
     (b, r): (&[f32], Matrix),
 ) {
@@ -32,7 +34,7 @@ pub fn multiply(
             m,
             n,
             k,
-            out.as_mut_ptr().add(o.offset),
+            out.as_mut_ptr().cast::<f32>().add(o.offset),
             o.columns as isize,
             o.rows as isize,
             false,
@@ -50,6 +52,23 @@ pub fn multiply(
             Parallelism::None,
         );
     }
+}
+
+/// `len` values that `fill` writes, every one of them: zeroing them first costs as much as a tenth of a thin product.
+#[allow(unsafe_code)]
+pub fn filled(len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+    let mut values = Vec::with_capacity(len);
+    fill(&mut values.spare_capacity_mut()[..len]);
+    // SAFETY: the capacity is there, and the callers, all in this module's siblings, write every value.
+    unsafe { values.set_len(len) };
+    values
+}
+
+/// Values that are there already, as a place to write others.
+#[allow(unsafe_code)]
+pub fn overwritten(values: &mut [f32]) -> &mut [MaybeUninit<f32>] {
+    // SAFETY: the same size and alignment, and nobody in this crate writes anything uninitialised.
+    unsafe { &mut *(std::ptr::from_mut(values) as *mut [MaybeUninit<f32>]) }
 }
 
 /// The values of a contiguous f32 tensor.

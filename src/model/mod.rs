@@ -125,11 +125,11 @@ impl Decoder {
         let head = if spec.tied { embedding.clone() } else { weight("lm_head.weight")? };
         let mut layers = Vec::with_capacity(spec.ffn.layers);
         for layer in 0..spec.ffn.layers {
-            layers.push(Layer::build(&spec, layer, &mut weight)?);
+            layers.push(Layer::build(&spec, path, layer, &mut weight)?);
         }
         let norm = RmsNorm::new(weight("model.norm.weight")?, spec.norm_eps);
         let embedding = Embedding::new(embedding, spec.hidden);
-        Ok(Self { path, embedding, layers, norm, head: Linear::new(head, None), spec })
+        Ok(Self { path, embedding, layers, norm, head: Linear::shared(head, None), spec })
     }
 
     /// The architecture.
@@ -157,7 +157,7 @@ impl Decoder {
             x = layer.forward(&x, &rotary, self.path, i, self.spec.activation, observer)?;
         }
         let x = last.attend(&x, &rotary, self.path)?;
-        let gate = last.gate.forward(&last.ffn_norm.forward(&x, self.path)?, self.path)?;
+        let gate = last.gate.forward(&last.ffn_norm.forward(&x, self.path)?)?;
         activation::observe(&gate, self.spec.activation, rest.len(), observer)
     }
 
@@ -179,7 +179,7 @@ impl Decoder {
     /// # Errors
     /// When a tensor operation or the observer fails.
     pub fn logits(&self, ids: &Tensor, observer: &mut dyn Observer) -> Result<Tensor> {
-        self.head.forward(&self.hidden(ids, observer)?, self.path)
+        self.head.forward(&self.hidden(ids, observer)?)
     }
 
     /// Mean next-token negative log-likelihood of every window, in nats per token, `[batch]`.
@@ -201,11 +201,16 @@ impl Decoder {
 }
 
 impl Layer {
-    fn build(spec: &DecoderSpec, layer: usize, weight: &mut impl FnMut(&str) -> Result<Tensor>) -> Result<Self> {
+    fn build(
+        spec: &DecoderSpec,
+        path: Path,
+        layer: usize,
+        weight: &mut impl FnMut(&str) -> Result<Tensor>,
+    ) -> Result<Self> {
         let mut linear = |name: &str, bias: bool| {
             let at = |part| format!("model.layers.{layer}.{name}.{part}");
             let bias = if bias { Some(weight(&at("bias"))?) } else { None };
-            Ok::<_, candle_core::Error>(Linear::new(weight(&at("weight"))?, bias))
+            Linear::new(&weight(&at("weight"))?, bias, path)
         };
         let (attention_bias, ffn_bias) = (spec.attention_bias, spec.ffn_bias);
         let attention = Attention {
@@ -248,8 +253,8 @@ impl Layer {
         let x = self.attend(x, rotary, path)?;
         let normed = self.ffn_norm.forward(&x, path)?;
         // [batch, seq, ffn]: positive exactly where the neuron fires; SiLU and GELU keep the sign.
-        let gate = self.gate.forward(&normed, path)?;
-        let up = self.up.forward(&normed, path)?;
+        let gate = self.gate.forward(&normed)?;
+        let up = self.up.forward(&normed)?;
         let h = match path {
             Path::Inference => activation::gated(&gate, up, act, layer, observer)?,
             Path::Differentiable => {
@@ -257,7 +262,7 @@ impl Layer {
                 (act.forward(&gate)? * up)?
             }
         };
-        x + self.down.forward(&h, path)?
+        x + self.down.forward(&h)?
     }
 }
 
