@@ -57,7 +57,7 @@ impl Linear {
 /// Each thread multiplies a few tokens with all panels. The library's own threads meet after every block of columns, which
 /// costs a fifth of the time at these sizes.
 struct Panels {
-    panels: Vec<f32>,
+    values: Vec<f32>,
     out: usize,
     inner: usize,
 }
@@ -98,7 +98,7 @@ impl Panels {
                 }
             }
         });
-        Ok(Self { panels, out, inner })
+        Ok(Self { values: panels, out, inner })
     }
 
     /// `x [tokens, in]` times one panel, into columns of `y` that begin at `column` and are `stride` apart row by row.
@@ -115,7 +115,7 @@ impl Panels {
 
     /// Every panel, and the first of the columns that it gives.
     fn iter(&self) -> impl Iterator<Item = (&[f32], usize)> {
-        let (equal, last) = self.panels.split_at(full(self.out) * PANEL * self.inner);
+        let (equal, last) = self.values.split_at(full(self.out) * PANEL * self.inner);
         let panels = equal.chunks_exact(PANEL * self.inner).chain([last]);
         panels.enumerate().map(|(i, panel)| (panel, i * PANEL))
     }
@@ -143,7 +143,9 @@ impl Panels {
             .collect();
         for (row, y) in y.chunks_exact_mut(self.out).enumerate() {
             for (column, width, product) in &products {
-                y[*column..][..*width].write_copy_of_slice(&product[row * width..][..*width]);
+                for (y, value) in y[*column..].iter_mut().zip(&product[row * width..][..*width]) {
+                    y.write(*value);
+                }
             }
         }
     }
