@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Times two programs in turns, so that a machine that slows down slows both, and says how they compare.
 
-usage: compare.py --ours COMMAND --peer COMMAND [--rounds 5] [--json OUT]
+usage: compare.py --ours COMMAND --peer COMMAND [--rounds 20] [--json OUT]
 
-A command is one string for the shell. The last line that it prints on stdout is JSON with `tokens_per_second`; what it prints on
-stderr is passed on. The order alternates: ours, peer, peer, ours, ours, peer …
-The ratio is the median of the rounds' own ratios, ours / peer: above 1, ours is faster.
+A command is one string for the shell. Both are started once and stay; for each line that a program is given on stdin it does its work once and
+answers with a line of JSON that has `tokens_per_second`. What they print on stderr is passed on. The order alternates: ours, peer, peer,
+ours, ours, peer … The ratio is the median of the rounds' own ratios, ours / peer: above 1, ours is faster.
 """
 import argparse
 import json
@@ -13,21 +13,31 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+# Threads of the program whose turn is over spin a while for more work; they are not to disturb the other one.
+PAUSE = 0.3
 
-def measure(command):
-    """The JSON line that the command ends with."""
-    done = subprocess.run(command, shell=True, stdout=subprocess.PIPE, text=True)
-    if done.returncode != 0:
-        sys.exit(f"`{command}` ended with exit code {done.returncode}")
-    lines = done.stdout.strip().splitlines()
-    try:
-        result = json.loads(lines[-1])
-        result["tokens_per_second"] = float(result["tokens_per_second"])
-    except (IndexError, KeyError, TypeError, ValueError):
-        sys.exit(f"`{command}` must end with a JSON line that has tokens_per_second, but it printed: {done.stdout[-500:]!r}")
-    return result
+
+class Program:
+    def __init__(self, command):
+        self.command = command
+        self.process = subprocess.Popen(command, shell=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def turn(self):
+        """The JSON line that the program answers with."""
+        time.sleep(PAUSE)
+        line = ""
+        try:
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+            result = json.loads(line)
+            result["tokens_per_second"] = float(result["tokens_per_second"])
+        except (BrokenPipeError, KeyError, TypeError, ValueError):
+            sys.exit(f"`{self.command}` must answer a line with JSON that has tokens_per_second, but it printed: {line[-500:]!r}")
+        return result
 
 
 def summary(values):
@@ -43,17 +53,19 @@ def main():
     parser = argparse.ArgumentParser(description="Times two programs in turns.")
     parser.add_argument("--ours", required=True, metavar="COMMAND")
     parser.add_argument("--peer", required=True, metavar="COMMAND")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write the result here")
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error("--rounds must be 1 or more")
 
-    commands = dict(ours=options.ours, peer=options.peer)
+    programs = dict(ours=Program(options.ours), peer=Program(options.peer))
+    for program in programs.values():
+        program.turn()  # loads and warms up
     results = dict(ours=[], peer=[])
     for number in range(options.rounds):
         for name in ("ours", "peer") if number % 2 == 0 else ("peer", "ours"):
-            results[name].append(measure(commands[name]))
+            results[name].append(programs[name].turn())
             print(f"round {number + 1}/{options.rounds} {name}: {results[name][-1]['tokens_per_second']:.1f} tokens/s", file=sys.stderr)
 
     speeds = {name: [result["tokens_per_second"] for result in results[name]] for name in results}

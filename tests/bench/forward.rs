@@ -1,11 +1,11 @@
 //! Tokens per second of a profiling pass with and without an observer, alternating in one run.
 //!
-//!     cargo bench --bench forward -- MODEL [--rounds 7] [--batch 4] [--context 512] [--threads N] [--json]
+//!     cargo bench --bench forward -- MODEL [--rounds 7] [--batch 4] [--context 512] [--threads N] [--turns]
 //!
-//! Counted: what `profile` runs, the gates of all layers and nothing behind the last one. `--json` prints one line with the observed rate,
-//! for tests/bench/compare.py.
+//! Counted: what `profile` runs, the gates of all layers and nothing behind the last one. `--turns` is for tests/bench/compare.py: one
+//! pass for every line on stdin, answered by one line of JSON.
 
-use std::{path::PathBuf, time::Instant};
+use std::{io::BufRead, path::PathBuf, time::Instant};
 
 use candle_core::{DType, Device, Tensor};
 use clap::Parser;
@@ -26,7 +26,7 @@ struct Arguments {
     #[arg(long)]
     threads: Option<usize>,
     #[arg(long)]
-    json: bool,
+    turns: bool,
     /// Given by cargo.
     #[arg(long, hide = true)]
     bench: bool,
@@ -53,6 +53,13 @@ fn main() {
         (batch * context) as f64 / start.elapsed().as_secs_f64()
     };
     run(true);
+    if arguments.turns {
+        for line in std::io::stdin().lock().lines() {
+            line.expect("stdin can be read");
+            println!("{{\"tokens_per_second\": {:.1}}}", run(true));
+        }
+        return;
+    }
     let (mut with, mut without, mut costs) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..arguments.rounds {
         let (a, b) = (run(true), run(false));
@@ -61,11 +68,6 @@ fn main() {
         costs.push((b / a - 1.0) * 100.0);
     }
     let (observed, unobserved, cost) = (spread(with), spread(without), spread(costs));
-    if arguments.json {
-        let [low, median, high] = observed;
-        println!("{{\"tokens_per_second\": {median:.1}, \"spread\": [{low:.1}, {high:.1}]}}");
-        return;
-    }
     println!("{} rounds of {batch} × {context} tokens, {} threads", arguments.rounds, rayon::current_num_threads());
     let line = |what: &str, [low, median, high]: [f64; 3]| println!("{what:28} {median:8.1}   ({low:.1} to {high:.1})");
     line("tokens/s, counting", observed);

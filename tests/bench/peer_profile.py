@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
 """How fast PyTorch with transformers profiles a checkpoint: the peer that neuroglot's speed is held against.
 
-usage: peer_profile.py MODEL_DIR [--dtype f32|bf16] [--threads 2] [--batch 4] [--context 512] [--rounds 5] [--device cpu|cuda] [--seed 0]
+usage: peer_profile.py MODEL_DIR [--dtype f32|bf16] [--threads 2] [--batch 4] [--context 512] [--rounds 5] [--turns] [--device cpu|cuda] [--seed 0]
 
 It does the same work: every token passes the decoder without its head, and hooks on the activation functions count, per neuron,
 the tokens whose activation is positive. Attention is PyTorch's own (sdpa), and nothing is cached. One batch of random
 ids runs once to warm up and then --rounds times. Prints one JSON line: tokens_per_second is the median, spread the slowest and the fastest round.
+With --turns it is for compare.py: one pass for every line on stdin, answered by one line of JSON.
 """
 import argparse
 import json
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -28,6 +30,7 @@ def arguments():
     parser.add_argument("--batch", type=int, default=4, help="windows per forward pass")
     parser.add_argument("--context", type=int, default=512, help="tokens per window")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--turns", action="store_true", help="one pass for every line on stdin")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
@@ -64,8 +67,7 @@ def main():
 
     seconds_of(run, options.device)
     share = counts.sum().item() / (counts.numel() * ids.numel())
-    speeds = [ids.numel() / seconds_of(run, options.device) for _ in range(options.rounds)]
-    print(json.dumps(dict(
+    setting = dict(
         peer="transformers",
         model=options.model.name,
         dtype=options.dtype,
@@ -73,14 +75,22 @@ def main():
         threads=options.threads,
         batch=options.batch,
         context=options.context,
-        rounds=options.rounds,
-        tokens_per_second=round(statistics.median(speeds), 1),
-        spread=[round(min(speeds), 1), round(max(speeds), 1)],
         active_share=round(share, 6),
         cpu=torch.backends.cpu.get_cpu_capability(),
         torch=torch.__version__,
         transformers=transformers.__version__,
-    )))
+    )
+
+    def speed():
+        return ids.numel() / seconds_of(run, options.device)
+
+    if options.turns:
+        for _ in sys.stdin:
+            print(json.dumps(dict(setting, tokens_per_second=round(speed(), 1))), flush=True)
+        return
+    speeds = [speed() for _ in range(options.rounds)]
+    spread = [round(min(speeds), 1), round(max(speeds), 1)]
+    print(json.dumps(dict(setting, rounds=options.rounds, tokens_per_second=round(statistics.median(speeds), 1), spread=spread)))
 
 
 if __name__ == "__main__":
