@@ -96,6 +96,12 @@ impl Checkpoint {
         self.folder.join("config.json")
     }
 
+    /// Whether there is such a tensor.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
     /// The number format that most of the weights are stored in, as safetensors spells it (`BF16`).
     #[must_use]
     pub fn stored_dtype(&self) -> String {

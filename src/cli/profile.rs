@@ -153,8 +153,9 @@ impl ProfilePlan {
         let corpus = corpus::open(corpus, &options)?;
         let languages = choose(corpus.as_ref(), languages, shard)?;
         let checkpoint = Checkpoint::open(model)?;
-        let spec = model::family::spec(&checkpoint).map_err(model::ModelError::from)?;
-        checkpoint.check(&spec.tensors(), |name| spec.ignores(name))?;
+        let architecture = model::family::read(&checkpoint).map_err(model::ModelError::from)?;
+        checkpoint.check(&architecture.tensors(), |name| architecture.ignores(name))?;
+        let (parameters_of_model, spec) = (architecture.parameters(), architecture.spec);
         let tokenizer = checkpoint.tokenizer(spec.vocabulary)?;
         let context = settings.context as usize;
         if context > spec.positions {
@@ -190,7 +191,7 @@ impl ProfilePlan {
             id,
             revision: settings.model_revision.clone(),
             architecture: checkpoint.config().get("model_type").and_then(Value::as_str).unwrap_or_default().to_owned(),
-            parameters: spec.parameters(),
+            parameters: parameters_of_model,
             dtype: checkpoint.stored_dtype(),
             licence: settings.model_licence.clone(),
             spec,

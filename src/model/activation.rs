@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     matrix::slice,
     observer::{Observer, Tally},
-    simd::{exp, vectorised},
+    simd::{erf, exp, vectorised},
 };
 
 /// A non-linearity that keeps the sign of its input's positive part: a neuron is active where its gate is positive.
@@ -18,6 +18,12 @@ use super::{
 pub enum Activation {
     /// `x · σ(x)`.
     Silu,
+    /// `x · Φ(x)`, with the normal distribution's Φ (Hendrycks & Gimpel 2016, arXiv 1606.08415).
+    Gelu,
+    /// The same with `(1 + tanh(√(2/π) (x + 0.044715 x³))) / 2` in place of Φ.
+    GeluTanh,
+    /// `max(x, 0)`.
+    Relu,
 }
 
 impl Activation {
@@ -25,15 +31,46 @@ impl Activation {
     pub(super) fn forward(self, gate: &Tensor) -> Result<Tensor> {
         match self {
             Self::Silu => candle_nn::ops::silu(gate),
+            Self::Gelu => gate.gelu_erf(),
+            Self::GeluTanh => gate.gelu(),
+            Self::Relu => gate.relu(),
         }
     }
 
+    /// Of every value. The choice lies outside the loop, so that each becomes vector code.
     #[inline(always)]
-    fn value(self, x: f32) -> f32 {
+    fn values(self, from: &[f32], to: &mut [f32]) {
+        #[inline(always)]
+        fn each(from: &[f32], to: &mut [f32], value: impl Fn(f32) -> f32) {
+            for (to, &x) in to.iter_mut().zip(from) {
+                *to = value(x);
+            }
+        }
         match self {
-            Self::Silu => x / (1.0 + exp(-x)),
+            Self::Silu => each(from, to, |x| x / (1.0 + exp(-x))),
+            Self::Gelu => each(from, to, |x| 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))),
+            // (1 + tanh(y)) / 2 is the logistic function of 2y.
+            Self::GeluTanh => {
+                each(from, to, |x| x / (1.0 + exp(-2.0 * 0.797_884_6 * x * (0.044_715 * x).mul_add(x, 1.0))));
+            }
+            Self::Relu => each(from, to, |x| x.max(0.0)),
         }
     }
+}
+
+/// The activations of a FFN without an up projection; what the observer wants to see is seen in the same pass.
+pub fn plain(gate: Tensor, act: Activation, layer: usize, observer: &mut dyn Observer) -> Result<Tensor> {
+    if !on_cpu(&gate) {
+        observe(&gate, act, layer, observer)?;
+        return act.forward(&gate);
+    }
+    let tally = observer.tally();
+    if tally.is_none() {
+        observer.gate(layer, &gate)?;
+    }
+    let tally = observer.tally();
+    gate.inplace_op1(&PlainOp { act, layer, tally: RefCell::new(tally) })?;
+    Ok(gate)
 }
 
 /// `act(gate) · up`, written over `up`; what the observer wants to see is seen in the same pass.
@@ -105,28 +142,61 @@ impl candle_core::InplaceOp2 for GatedOp<'_> {
         let CpuStorage::F32(up) = up else { candle_core::bail!("the up projection is not f32") };
         let up = &mut up[range];
         let act = self.act;
-        match self.tally.borrow_mut().as_deref_mut() {
-            None => up
-                .par_chunks_mut(ROWS * width)
+        let mut tally = self.tally.borrow_mut();
+        let Some(tally) = tally.as_deref_mut() else {
+            up.par_chunks_mut(ROWS * width)
                 .zip(gate.par_chunks(ROWS * width))
-                .for_each(|(up, gate)| multiply(act, up, gate)),
-            Some(tally) => {
-                check_runs(tally, batch * seq)?;
-                let (mut up, mut gate) = (up, gate);
-                let mut pieces = Vec::with_capacity(tally.runs().len());
-                for run in tally.runs() {
-                    let (up_piece, up_rest) = up.split_at_mut(run.tokens * width);
-                    let (gate_piece, gate_rest) = gate.split_at(run.tokens * width);
-                    pieces.push((run.fold, up_piece, gate_piece));
-                    (up, gate) = (up_rest, gate_rest);
-                }
-                let sums = pieces
-                    .into_par_iter()
-                    .map(|(fold, up, gate)| (fold, Sums::with_product(act, width, up, gate)))
-                    .collect();
-                tally.add(self.layer, width, sums);
-            }
+                .for_each(|(up, gate)| multiply(act, width, up, gate));
+            return Ok(());
+        };
+        check_runs(tally, batch * seq)?;
+        let (mut up, mut gate) = (up, gate);
+        let mut pieces = Vec::with_capacity(tally.runs().len());
+        for run in tally.runs() {
+            let (up_piece, up_rest) = up.split_at_mut(run.tokens * width);
+            let (gate_piece, gate_rest) = gate.split_at(run.tokens * width);
+            pieces.push((run.fold, up_piece, gate_piece));
+            (up, gate) = (up_rest, gate_rest);
         }
+        let sums =
+            pieces.into_par_iter().map(|(fold, up, gate)| (fold, Sums::with_product(act, width, up, gate))).collect();
+        tally.add(self.layer, width, sums);
+        Ok(())
+    }
+}
+
+struct PlainOp<'a> {
+    act: Activation,
+    layer: usize,
+    tally: RefCell<Option<&'a mut Tally>>,
+}
+
+impl candle_core::InplaceOp1 for PlainOp<'_> {
+    fn name(&self) -> &'static str {
+        "plain-activation"
+    }
+
+    fn cpu_fwd(&self, gate: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let (batch, seq, width) = layout.shape().dims3()?;
+        let range = contiguous(layout)?;
+        let CpuStorage::F32(gate) = gate else { candle_core::bail!("the gate is not f32") };
+        let gate = &mut gate[range];
+        let act = self.act;
+        let mut tally = self.tally.borrow_mut();
+        let Some(tally) = tally.as_deref_mut() else {
+            gate.par_chunks_mut(ROWS * width).for_each(|gate| replace(act, width, gate));
+            return Ok(());
+        };
+        check_runs(tally, batch * seq)?;
+        let mut rest = gate;
+        let mut pieces = Vec::with_capacity(tally.runs().len());
+        for run in tally.runs() {
+            let (piece, behind) = rest.split_at_mut(run.tokens * width);
+            pieces.push((run.fold, piece));
+            rest = behind;
+        }
+        let sums = pieces.into_par_iter().map(|(fold, gate)| (fold, Sums::replacing(act, width, gate))).collect();
+        tally.add(self.layer, width, sums);
         Ok(())
     }
 }
@@ -155,9 +225,27 @@ struct Sums {
 }
 
 vectorised! {
-    fn multiply(act: Activation, up: &mut [f32], gate: &[f32]) {
-        for (h, &g) in up.iter_mut().zip(gate) {
-            *h *= act.value(g);
+    fn multiply(act: Activation, width: usize, up: &mut [f32], gate: &[f32]) {
+        let mut activation = [0f32; TILE];
+        for (up, gate) in up.chunks_exact_mut(width).zip(gate.chunks_exact(width)) {
+            for (up, gate) in up.chunks_mut(TILE).zip(gate.chunks(TILE)) {
+                act.values(gate, &mut activation);
+                for (h, a) in up.iter_mut().zip(&activation) {
+                    *h *= a;
+                }
+            }
+        }
+    }
+}
+
+vectorised! {
+    fn replace(act: Activation, width: usize, gate: &mut [f32]) {
+        let mut activation = [0f32; TILE];
+        for gate in gate.chunks_exact_mut(width) {
+            for gate in gate.chunks_mut(TILE) {
+                act.values(gate, &mut activation);
+                gate.copy_from_slice(&activation[..gate.len()]);
+            }
         }
     }
 }
@@ -197,6 +285,24 @@ vectorised! {
     }
 }
 
+vectorised! {
+    fn replace_and_sum(act: Activation, gate: &mut [f32], sums: &mut Sums) {
+        let width = sums.active.len();
+        for start in (0..width).step_by(TILE) {
+            let tile = start..width.min(start + TILE);
+            for rows in gate.chunks_mut(NARROW * width) {
+                let mut part = Part::empty();
+                for row in rows.chunks_exact_mut(width) {
+                    let row = &mut row[tile.clone()];
+                    part.add(act, row);
+                    row.copy_from_slice(&part.activation[..row.len()]);
+                }
+                sums.add(tile.clone(), &part);
+            }
+        }
+    }
+}
+
 /// Sums over [`NARROW`] tokens of [`TILE`] neurons, all 32 bits wide, so that one vector instruction serves as many of each.
 struct Part {
     active: [u32; TILE],
@@ -218,9 +324,7 @@ impl Part {
     /// in one loop the compiler would go neuron by neuron.
     #[inline(always)]
     fn add(&mut self, act: Activation, gate: &[f32]) -> &[f32] {
-        for (a, &g) in self.activation.iter_mut().zip(gate) {
-            *a = act.value(g);
-        }
+        act.values(gate, &mut self.activation);
         for (active, &g) in self.active.iter_mut().zip(gate) {
             // A run has at most 64 tokens; a checked sum would branch at every neuron.
             *active = active.wrapping_add(u32::from(g > 0.0));
@@ -258,6 +362,12 @@ impl Sums {
     fn with_product(act: Activation, width: usize, up: &mut [f32], gate: &[f32]) -> Self {
         let mut sums = Self::empty(width);
         multiply_and_sum(act, up, gate, &mut sums);
+        sums
+    }
+
+    fn replacing(act: Activation, width: usize, gate: &mut [f32]) -> Self {
+        let mut sums = Self::empty(width);
+        replace_and_sum(act, gate, &mut sums);
         sums
     }
 

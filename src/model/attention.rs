@@ -2,13 +2,14 @@
 
 use std::mem::MaybeUninit;
 
-use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::{
     Path,
     linear::Linear,
     matrix::{Matrix, filled, multiply, overwritten, slice},
+    norm::Norm,
     rope::Rotary,
     simd::{exp, vectorised},
 };
@@ -22,61 +23,122 @@ pub struct Attention {
     pub key: Linear,
     pub value: Linear,
     pub output: Linear,
+    pub query_key_norm: Option<QueryKey>,
+    pub scores: Scores,
+}
+
+/// The norms of queries and keys.
+pub struct QueryKey {
+    pub query: Norm,
+    pub key: Norm,
+    /// Over the whole vector instead of head by head.
+    pub whole: bool,
+}
+
+/// What becomes of the scores before their softmax.
+#[derive(Clone)]
+pub struct Scores {
+    /// Their factor.
+    pub scale: f64,
+    /// `c · tanh(s / c)`.
+    pub softcap: Option<f64>,
+    /// Tokens that a query sees, itself among them.
+    pub window: Option<usize>,
+    /// A head's slope times the key's distance is taken off.
+    pub slopes: Option<Vec<f32>>,
 }
 
 impl Attention {
     /// `[batch, seq, hidden]` to `[batch, seq, hidden]`.
-    pub fn forward(&self, x: &Tensor, rotary: &Rotary, path: Path) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tensor, rotary: Option<&Rotary>, path: Path) -> Result<Tensor> {
         let (batch, seq, _) = x.dims3()?;
         let split = |y: Tensor, heads: usize| y.reshape((batch, seq, heads, self.head_dim));
-        let query = rotary.turn(&split(self.query.forward(x)?, self.heads)?, path)?;
-        let key = rotary.turn(&split(self.key.forward(x)?, self.kv_heads)?, path)?;
+        let (mut query, mut key) = (self.query.forward(x)?, self.key.forward(x)?);
+        let whole = self.query_key_norm.as_ref().filter(|norms| norms.whole);
+        if let Some(norms) = whole {
+            (query, key) = (norms.query.forward(&query)?, norms.key.forward(&key)?);
+        }
+        (query, key) = (split(query, self.heads)?, split(key, self.kv_heads)?);
+        let by_head = self.query_key_norm.as_ref().filter(|norms| !norms.whole);
+        if let Some(norms) = by_head {
+            (query, key) = (norms.query.forward(&query)?, norms.key.forward(&key)?);
+        }
+        if let Some(rotary) = rotary {
+            (query, key) = (rotary.turn(&query, path)?, rotary.turn(&key, path)?);
+        }
         let value = split(self.value.forward(x)?, self.kv_heads)?;
         let fused = path == Path::Inference && x.device().is_cpu() && x.dtype() == DType::F32;
         // [batch, seq, heads, head_dim]
-        let mixed = if fused { query.apply_op3_no_bwd(&key, &value, &Causal)? } else { plain(&query, &key, &value)? };
+        let mixed = if fused {
+            query.contiguous()?.apply_op3_no_bwd(&key.contiguous()?, &value, &Causal { scores: &self.scores })?
+        } else {
+            self.scores.plain(&query, &key, &value)?
+        };
         self.output.forward(&mixed.reshape((batch, seq, ()))?)
     }
 }
 
-/// By differentiable operators: query `[batch, seq, heads, dim]`, key and value `[batch, seq, kv_heads, dim]`.
-fn plain(query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
-    let (batch, seq, heads, dim) = query.dims4()?;
-    let kv_heads = key.dim(2)?;
-    let shared = |x: &Tensor| {
-        let x = x.transpose(1, 2)?.unsqueeze(2)?;
-        x.expand((batch, kv_heads, heads / kv_heads, seq, dim))?.contiguous()?.reshape((batch, heads, seq, dim))
-    };
-    let query = query.transpose(1, 2)?.contiguous()?;
-    let (key, value) = (shared(key)?, shared(value)?);
-    let scores = (query.matmul(&key.t()?)? * scale(dim))?;
-    let mask: Vec<f32> =
-        (0..seq).flat_map(|i| (0..seq).map(move |j| if j > i { f32::NEG_INFINITY } else { 0.0 })).collect();
-    let mask = Tensor::from_vec(mask, (seq, seq), query.device())?.to_dtype(query.dtype())?;
-    let weights = candle_nn::ops::softmax(&scores.broadcast_add(&mask)?, D::Minus1)?;
-    weights.matmul(&value)?.transpose(1, 2)?.contiguous()
+impl Scores {
+    /// By differentiable operators: query `[batch, seq, heads, dim]`, key and value `[batch, seq, kv_heads, dim]`.
+    fn plain(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
+        let (batch, seq, heads, dim) = query.dims4()?;
+        let kv_heads = key.dim(2)?;
+        let shared = |x: &Tensor| {
+            let x = x.transpose(1, 2)?.unsqueeze(2)?;
+            x.expand((batch, kv_heads, heads / kv_heads, seq, dim))?.contiguous()?.reshape((batch, heads, seq, dim))
+        };
+        let query = query.transpose(1, 2)?.contiguous()?;
+        let (key, value) = (shared(key)?, shared(value)?);
+        let mut scores = (query.matmul(&key.t()?)? * self.scale)?;
+        if let Some(cap) = self.softcap {
+            scores = ((scores / cap)?.tanh()? * cap)?;
+        }
+        let bias = self.bias(heads, seq, query.device())?.to_dtype(query.dtype())?;
+        let weights = candle_nn::ops::softmax(&scores.broadcast_add(&bias)?, D::Minus1)?;
+        weights.matmul(&value)?.transpose(1, 2)?.contiguous()
+    }
+
+    /// What is added to the scores, `[heads or 1, seq, seq]`: −∞ where a query does not see a key.
+    fn bias(&self, heads: usize, seq: usize, device: &Device) -> Result<Tensor> {
+        let seen = |i: usize, j: usize| j <= i && self.window.is_none_or(|window| i - j < window);
+        let slopes = self.slopes.clone().unwrap_or_else(|| vec![0.0]);
+        let bias: Vec<f32> = slopes
+            .iter()
+            .flat_map(|&slope| (0..seq).flat_map(move |i| (0..seq).map(move |j| (slope, i, j))))
+            .map(|(slope, i, j)| if seen(i, j) { -slope * (i - j) as f32 } else { f32::NEG_INFINITY })
+            .collect();
+        debug_assert!(slopes.len() == 1 || slopes.len() == heads);
+        Tensor::from_vec(bias, (slopes.len(), seq, seq), device)
+    }
 }
 
-fn scale(dim: usize) -> f64 {
-    1.0 / (dim as f64).sqrt()
+/// The slopes of ALiBi, one per head (Press et al. 2022, arXiv 2108.12409, and its extension to any number of heads).
+pub fn alibi_slopes(heads: usize) -> Vec<f32> {
+    let power = heads.next_power_of_two() / if heads.is_power_of_two() { 1 } else { 2 };
+    let slope = |base: usize, i: usize| 2f64.powf(-8.0 * i as f64 / base as f64) as f32;
+    let between = (0..heads - power).map(|i| slope(2 * power, 2 * i + 1));
+    (1..=power).map(|i| slope(power, i)).chain(between).collect()
 }
 
 /// Queries that one task takes: their scores against a window of 2,048 fit into the second-level cache.
 const QUERIES: usize = 64;
 
-/// The same on the CPU, block of queries by block of queries, so that the masked half is never computed and no matrix of
-/// seq × seq scores is written.
-struct Causal;
+/// The same on the CPU, block of queries by block of queries, so that what no query of a block sees is never computed and no
+/// matrix of seq × seq scores is written.
+struct Causal<'a> {
+    scores: &'a Scores,
+}
 
 /// Sizes of one call.
 #[derive(Clone, Copy)]
-struct Sizes {
+struct Sizes<'a> {
+    scores: &'a Scores,
     heads: usize,
     kv_heads: usize,
     dim: usize,
 }
 
-impl CustomOp3 for Causal {
+impl CustomOp3 for Causal<'_> {
     fn name(&self) -> &'static str {
         "causal-attention"
     }
@@ -92,7 +154,7 @@ impl CustomOp3 for Causal {
     ) -> Result<(CpuStorage, Shape)> {
         let (_, seq, heads, dim) = query_layout.shape().dims4()?;
         let (_, _, kv_heads, _) = key_layout.shape().dims4()?;
-        let sizes = Sizes { heads, kv_heads, dim };
+        let sizes = Sizes { scores: self.scores, heads, kv_heads, dim };
         let query = slice(query, query_layout)?;
         let (key, value) = (slice(key, key_layout)?, slice(value, value_layout)?);
         let (row, kv_row) = (heads * dim, kv_heads * dim);
@@ -116,7 +178,7 @@ impl CustomOp3 for Causal {
     }
 }
 
-impl Sizes {
+impl Sizes<'_> {
     /// Attention of a few consecutive queries, the first at position `first`, over the keys and values of their window.
     fn block(
         self,
@@ -127,23 +189,26 @@ impl Sizes {
         out: &mut [MaybeUninit<f32>],
         scores: &mut Vec<f32>,
     ) {
-        let Self { heads, kv_heads, dim } = self;
+        let Self { heads, kv_heads, dim, .. } = self;
         let (row, kv_row) = (heads * dim, kv_heads * dim);
         let queries = query.len() / row;
-        let keys = first + queries;
+        // The first key that the first query sees.
+        let oldest = self.scores.window.map_or(0, |window| (first + 1).saturating_sub(window));
+        let keys = first + queries - oldest;
         scores.resize(queries * keys, 0.0);
         for head in 0..heads {
-            let (q, kv) = (head * dim, head / (heads / kv_heads) * dim);
+            let (q, kv) = (head * dim, oldest * kv_row + head / (heads / kv_heads) * dim);
             let at = |offset, rows, columns| Matrix { offset, rows, columns };
             // [queries, keys] = query [queries, dim] · key [keys, dim]ᵀ
-            multiply(
-                [queries, keys, dim],
-                (overwritten(scores), at(0, keys, 1)),
-                (query, at(q, row, 1)),
-                (key, at(kv, 1, kv_row)),
-            );
+            let to = (overwritten(scores), at(0, keys, 1));
+            multiply([queries, keys, dim], to, (query, at(q, row, 1)), (key, at(kv, 1, kv_row)));
             for (i, scores) in scores.chunks_exact_mut(keys).enumerate() {
-                softmax(scores, first + i + 1, scale(dim) as f32);
+                let position = first + i;
+                let unseen = self.scores.window.map_or(0, |window| (position + 1).saturating_sub(window)) - oldest;
+                let (scores, future) = scores.split_at_mut(position + 1 - oldest);
+                future.fill(0.0);
+                scores[..unseen].fill(0.0);
+                self.scores.shape(head, &mut scores[unseen..]);
             }
             // [queries, dim] = weights [queries, keys] · value [keys, dim]
             multiply([queries, dim, keys], (out, at(q, row, 1)), (scores, at(0, keys, 1)), (value, at(kv, kv_row, 1)));
@@ -151,11 +216,31 @@ impl Sizes {
     }
 }
 
+impl Scores {
+    /// The weights of the keys that one query sees, the query's own the last, in place of their raw products.
+    #[allow(clippy::cast_possible_truncation)]
+    fn shape(&self, head: usize, seen: &mut [f32]) {
+        let mut scale = self.scale as f32;
+        if self.softcap.is_some() || self.slopes.is_some() {
+            let cap = self.softcap.map_or(0.0, |cap| cap as f32);
+            let slope = self.slopes.as_ref().map_or(0.0, |slopes| slopes[head]);
+            let distance = seen.len();
+            for (j, s) in seen.iter_mut().enumerate() {
+                *s *= scale;
+                if cap > 0.0 {
+                    *s = cap * (*s / cap).tanh();
+                }
+                *s -= slope * (distance - 1 - j) as f32;
+            }
+            scale = 1.0;
+        }
+        softmax(seen, scale);
+    }
+}
+
 vectorised! {
-    /// Softmax of the first `seen` scores, times `scale`; the rest, which lie in the future, become 0.
-    fn softmax(scores: &mut [f32], seen: usize, scale: f32) {
-        let (scores, future) = scores.split_at_mut(seen);
-        future.fill(0.0);
+    /// Softmax of scores times `scale`.
+    fn softmax(scores: &mut [f32], scale: f32) {
         let max = max(scores);
         for s in scores.iter_mut() {
             *s = exp((*s - max) * scale);

@@ -13,7 +13,13 @@ use neuroglot::{
     corpus::{Notes, Split},
     identify::{Identifier, LanguageCounts, Lape, Profiles, Rate, Resampling, Stability, overlaps},
     language::LanguageCode,
-    model::{Activation, DecoderSpec, RopeScaling, RopeSpec, Tally},
+    model::{
+        Activation, DecoderSpec, RopeScaling, RopeSpec, Tally,
+        spec::{
+            AttentionSpec, EmbeddingSpec, FeedForwardSpec, HeadSpec, LayerSpec, NormKind, NormSpec, Placement,
+            QueryKeyNorm,
+        },
+    },
     neuron::FfnShape,
     profile::{COUNTING, CountsReader, ModelCard, Profile, ProfileFolder, ProfileHead, RunParameters},
     tokens::{Coverage, CoverageStatus, Separator},
@@ -25,20 +31,29 @@ const FOLDS: usize = 2;
 const LANGUAGES: [&str; 4] = ["cym_Latn", "kat_Geor", "mlt_Latn", "urd_Arab"];
 
 fn head(shape: FfnShape) -> ProfileHead {
+    let norm = NormSpec { kind: NormKind::Rms, bias: false, eps: 1e-5 };
     let spec = DecoderSpec {
         vocabulary: 64,
         hidden: 8,
         ffn: shape,
-        heads: 2,
-        kv_heads: 1,
-        head_dim: 4,
-        norm_eps: 1e-5,
-        rope: RopeSpec { theta: 10_000.0, scaling: RopeScaling::Default },
         positions: 128,
-        activation: Activation::Silu,
-        attention_bias: false,
-        ffn_bias: false,
-        tied: true,
+        embedding: EmbeddingSpec::default(),
+        norm,
+        placement: Placement::Pre,
+        attention: AttentionSpec {
+            heads: 2,
+            kv_heads: 1,
+            head_dim: 4,
+            input_bias: false,
+            output_bias: false,
+            query_key_norm: QueryKeyNorm::None,
+            softcap: None,
+            alibi: false,
+        },
+        layers: vec![LayerSpec { window: None, rope: Some(0), scale: 0.5 }; shape.layers],
+        ropes: vec![RopeSpec { theta: 10_000.0, dim: 4, interleaved: false, scaling: RopeScaling::Default }],
+        feed_forward: FeedForwardSpec { activation: Activation::Silu, gated: true, bias: false, routing: None },
+        head: HeadSpec { tied: true, ..HeadSpec::default() },
     };
     let hashes = CheckpointHashes {
         config: "c".into(),
@@ -64,7 +79,7 @@ fn head(shape: FfnShape) -> ProfileHead {
         id: "owner/model".into(),
         revision: None,
         architecture: "llama".into(),
-        parameters: spec.parameters(),
+        parameters: 1234,
         dtype: "F32".into(),
         licence: None,
         spec,

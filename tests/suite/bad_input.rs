@@ -115,25 +115,25 @@ fn a_billion_layers_are_refused_before_anything_is_allocated() {
 fn an_unknown_architecture_is_refused_with_the_known_ones() {
     assert_snapshot!(damaged(|s| s.config("model_type", "mamba")), @r"
     exit code 1
-    error: model/config.json: `model_type` is `mamba`; known are llama. CONTRIBUTING.md says how a family is added
+    error: model/config.json: `model_type` is `mamba`; known are llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3_text, gemma3, phi3, olmo2, cohere, cohere2, smollm3, gpt_neox, phi, bloom, opt, gpt2. CONTRIBUTING.md says how a family is added
     ");
 }
 
 #[test]
 fn another_scaling_of_positions_is_refused() {
-    let yarn =
-        |s: &Sandbox| s.json("model/config.json", |config| config["rope_parameters"]["rope_type"] = "yarn".into());
-    assert_snapshot!(damaged(yarn), @r"
+    let dynamic =
+        |s: &Sandbox| s.json("model/config.json", |config| config["rope_parameters"]["rope_type"] = "dynamic".into());
+    assert_snapshot!(damaged(dynamic), @r"
     exit code 1
-    error: model/config.json: `rope_parameters.rope_type` is `yarn`, which changes the model's arithmetic and is not implemented; `default`, `linear` or `llama3` is wanted
+    error: model/config.json: `rope_parameters.rope_type` is `dynamic`, which changes the model's arithmetic and is not implemented; `default`, `linear`, `llama3`, `yarn` or `longrope` is wanted
     ");
 }
 
 #[test]
 fn another_activation_is_refused() {
-    assert_snapshot!(damaged(|s| s.config("hidden_act", "gelu")), @r"
+    assert_snapshot!(damaged(|s| s.config("hidden_act", "quick_gelu")), @r"
     exit code 1
-    error: model/config.json: `hidden_act` is `gelu`, which changes the model's arithmetic and is not implemented; `silu` is wanted
+    error: model/config.json: `hidden_act` is `quick_gelu`, which changes the model's arithmetic and is not implemented; `silu`, `gelu`, `gelu_new`, `gelu_pytorch_tanh`, `gelu_fast` or `relu` is wanted
     ");
 }
 
@@ -156,7 +156,7 @@ fn partial_rotary_embeddings_are_refused_wherever_they_stand() {
     ");
     assert_snapshot!(damaged(|s| s.config("partial_rotary_factor", 0.5)), @r"
     exit code 1
-    error: model/config.json: `partial_rotary_factor` is 0.5, and no such field is known: it may change the model's arithmetic. Take it out if it does not
+    error: model/config.json: `partial_rotary_factor` is 0.5, which changes the model's arithmetic and is not implemented; 1 is wanted
     ");
 }
 

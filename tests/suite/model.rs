@@ -1,6 +1,6 @@
 //! The decoder against transformers (recorded by tests/oracles), against candle-transformers, and against itself.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::path::PathBuf;
 
 use candle_core::{DType, Device, IndexOp, Tensor, Var};
 use neuroglot::{
@@ -8,12 +8,10 @@ use neuroglot::{
     model::{Decoder, Observer, Path, Tally, Unobserved, family},
 };
 
+use crate::tensors::{counts_agree, fixture, floats, ids, largest_difference, tally};
+
 fn repository(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-fn fixture(path: &str) -> HashMap<String, Tensor> {
-    candle_core::safetensors::load(repository("tests/fixtures").join(path), &Device::Cpu).unwrap()
 }
 
 fn decoder(folder: &str, path: Path) -> Decoder {
@@ -21,42 +19,10 @@ fn decoder(folder: &str, path: Path) -> Decoder {
     Decoder::load(&checkpoint, DType::F32, &Device::Cpu, path).unwrap()
 }
 
-fn ids(tensor: &Tensor) -> Tensor {
-    tensor.to_dtype(DType::U32).unwrap()
-}
-
-fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
-    assert_eq!(a.dims(), b.dims());
-    (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
-}
-
-fn floats(tensor: &Tensor) -> Vec<f64> {
-    tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
-}
-
-/// A tally over a batch whose tokens are all of fold 0.
-fn tally(decoder: &Decoder, ids: &Tensor, forward: impl Fn(&mut Tally)) -> Tally {
-    let mut tally = Tally::new(decoder.spec().ffn, 1);
-    let (batch, seq) = ids.dims2().unwrap();
-    let folds = vec![vec![0u8; seq]; batch];
-    tally.begin(folds.iter().map(Vec::as_slice));
-    forward(&mut tally);
-    tally
-}
-
-fn assert_counts_agree(found: &[u64], reference: &Tensor, near_zero: &Tensor) {
-    let (reference, near_zero) = (floats(reference), floats(near_zero));
-    assert_eq!(found.len(), reference.len());
-    for (neuron, &n) in found.iter().enumerate() {
-        let difference = (n as f64 - reference[neuron]).abs();
-        assert!(difference <= near_zero[neuron], "neuron {neuron}: {n} here, {} in the reference", reference[neuron]);
-    }
-}
-
 #[test]
 fn the_bundled_models_logits_and_hidden_states_are_those_of_transformers() {
     let decoder = decoder("atlas/demo/model", Path::Inference);
-    let reference = fixture("demo_logits.safetensors");
+    let reference = fixture(&repository("tests/fixtures/demo_logits.safetensors"));
     let ids = ids(&reference["input_ids"]);
     let logits = decoder.logits(&ids, &mut Unobserved).unwrap();
     let positions = ids_u32(&reference["positions"]);
@@ -76,10 +42,10 @@ fn ids_u32(tensor: &Tensor) -> Vec<u32> {
 #[test]
 fn the_bundled_models_counts_and_moments_are_those_of_transformers() {
     let decoder = decoder("atlas/demo/model", Path::Inference);
-    let reference = fixture("demo_logits.safetensors");
+    let reference = fixture(&repository("tests/fixtures/demo_logits.safetensors"));
     let ids = ids(&reference["input_ids"]);
     let tally = tally(&decoder, &ids, |tally| decoder.observe(&ids, tally).unwrap());
-    assert_counts_agree(&tally.active[0], &reference["gate_active"], &reference["gate_near_zero"]);
+    counts_agree(&tally.active[0], &reference["gate_active"], &reference["gate_near_zero"]).unwrap();
     for (name, found) in [("gate_sum", &tally.sum), ("gate_sum_sq", &tally.sum_sq)] {
         for (found, wanted) in found.iter().zip(floats(&reference[name])) {
             assert!(
@@ -100,13 +66,13 @@ const TINY: [&str; 3] = ["scaled", "biased", "half"];
 fn llama_with_every_special_feature_agrees_with_transformers() {
     for name in TINY {
         let decoder = decoder(&format!("tests/fixtures/tiny-llama/{name}"), Path::Inference);
-        let reference = fixture(&format!("tiny-llama/{name}/reference.safetensors"));
+        let reference = fixture(&repository(&format!("tests/fixtures/tiny-llama/{name}/reference.safetensors")));
         let ids = ids(&reference["input_ids"]);
         let logits = decoder.logits(&ids, &mut Unobserved).unwrap();
         let difference = largest_difference(&logits, &reference["logits"]);
         assert!(difference < 1e-4, "{name}: logits differ by {difference}");
         let tally = tally(&decoder, &ids, |tally| decoder.observe(&ids, tally).unwrap());
-        assert_counts_agree(&tally.active[0], &reference["gate_active"], &reference["gate_near_zero"]);
+        counts_agree(&tally.active[0], &reference["gate_active"], &reference["gate_near_zero"]).unwrap();
     }
 }
 
@@ -115,7 +81,8 @@ fn the_fused_and_the_differentiable_path_agree() {
     for name in TINY {
         let folder = format!("tests/fixtures/tiny-llama/{name}");
         let (fused, plain) = (decoder(&folder, Path::Inference), decoder(&folder, Path::Differentiable));
-        let ids = ids(&fixture(&format!("tiny-llama/{name}/reference.safetensors"))["input_ids"]);
+        let ids =
+            ids(&fixture(&repository(&format!("tests/fixtures/tiny-llama/{name}/reference.safetensors")))["input_ids"]);
         let a = fused.logits(&ids, &mut Unobserved).unwrap();
         let b = plain.logits(&ids, &mut Unobserved).unwrap();
         assert!(largest_difference(&a, &b) < 2e-4, "{name}");
@@ -129,15 +96,16 @@ fn the_fused_and_the_differentiable_path_agree() {
 fn every_weight_receives_a_gradient_on_the_differentiable_path() {
     for name in TINY {
         let checkpoint = Checkpoint::open(&repository(&format!("tests/fixtures/tiny-llama/{name}"))).unwrap();
-        let spec = family::spec(&checkpoint).unwrap();
+        let architecture = family::read(&checkpoint).unwrap();
         let mut vars: Vec<(String, Var)> = Vec::new();
-        let decoder = Decoder::build(spec, Path::Differentiable, |name| {
+        let decoder = Decoder::build(&architecture, Path::Differentiable, |name| {
             let var = Var::from_tensor(&checkpoint.tensor(name, DType::F32, &Device::Cpu)?)?;
             vars.push((name.to_owned(), var.clone()));
             Ok(var.as_tensor().clone())
         })
         .unwrap();
-        let ids = ids(&fixture(&format!("tiny-llama/{name}/reference.safetensors"))["input_ids"]);
+        let ids =
+            ids(&fixture(&repository(&format!("tests/fixtures/tiny-llama/{name}/reference.safetensors")))["input_ids"]);
         let loss = decoder.nll(&ids).unwrap().mean_all().unwrap();
         let gradients = loss.backward().unwrap();
         for (weight, var) in vars {
@@ -162,7 +130,7 @@ impl Observer for Watcher {
 #[test]
 fn an_observer_sees_every_layers_gate_once_and_changes_no_logit() {
     let decoder = decoder("atlas/demo/model", Path::Inference);
-    let ids = ids(&fixture("demo_logits.safetensors")["input_ids"]);
+    let ids = ids(&fixture(&repository("tests/fixtures/demo_logits.safetensors"))["input_ids"]);
     let unobserved = decoder.logits(&ids, &mut Unobserved).unwrap();
     let mut watcher = Watcher(Vec::new());
     let watched = decoder.logits(&ids, &mut watcher).unwrap();
@@ -180,7 +148,7 @@ fn an_observer_sees_every_layers_gate_once_and_changes_no_logit() {
 #[test]
 fn a_batch_of_windows_counts_as_its_windows_one_by_one() {
     let decoder = decoder("atlas/demo/model", Path::Inference);
-    let ids = ids(&fixture("demo_logits.safetensors")["input_ids"]);
+    let ids = ids(&fixture(&repository("tests/fixtures/demo_logits.safetensors"))["input_ids"]);
     let together = tally(&decoder, &ids, |tally| decoder.observe(&ids, tally).unwrap());
     let mut apart = Tally::new(decoder.spec().ffn, 1);
     for row in 0..6 {
@@ -194,7 +162,7 @@ fn a_batch_of_windows_counts_as_its_windows_one_by_one() {
 #[test]
 fn the_folds_of_tokens_add_up_to_the_counts_without_folds() {
     let decoder = decoder("atlas/demo/model", Path::Inference);
-    let ids = ids(&fixture("demo_logits.safetensors")["input_ids"]);
+    let ids = ids(&fixture(&repository("tests/fixtures/demo_logits.safetensors"))["input_ids"]);
     let whole = tally(&decoder, &ids, |tally| decoder.observe(&ids, tally).unwrap());
     let folds: Vec<Vec<u8>> = (0..6).map(|row| (0..64).map(|token| ((token / 7 + row) % 3) as u8).collect()).collect();
     let mut folded = Tally::new(decoder.spec().ffn, 3);
@@ -208,10 +176,10 @@ fn the_folds_of_tokens_add_up_to_the_counts_without_folds() {
 #[test]
 fn permuting_the_neurons_of_a_layer_permutes_its_counts() {
     let checkpoint = Checkpoint::open(&repository("atlas/demo/model")).unwrap();
-    let spec = family::spec(&checkpoint).unwrap();
+    let architecture = family::read(&checkpoint).unwrap();
     let order: Vec<u32> = (0..768u32).map(|i| (i * 5 + 3) % 768).collect();
     let index = Tensor::new(order.as_slice(), &Device::Cpu).unwrap();
-    let permuted = Decoder::build(spec, Path::Inference, |name| {
+    let permuted = Decoder::build(&architecture, Path::Inference, |name| {
         let weight = checkpoint.tensor(name, DType::F32, &Device::Cpu)?;
         match name {
             "model.layers.2.mlp.gate_proj.weight" | "model.layers.2.mlp.up_proj.weight" => {
@@ -223,7 +191,7 @@ fn permuting_the_neurons_of_a_layer_permutes_its_counts() {
     })
     .unwrap();
     let plain = decoder("atlas/demo/model", Path::Inference);
-    let ids = ids(&fixture("demo_logits.safetensors")["input_ids"]);
+    let ids = ids(&fixture(&repository("tests/fixtures/demo_logits.safetensors"))["input_ids"]);
     let a = tally(&plain, &ids, |tally| plain.observe(&ids, tally).unwrap());
     let b = tally(&permuted, &ids, |tally| permuted.observe(&ids, tally).unwrap());
     let layer = |tally: &Tally| tally.active[0][2 * 768..3 * 768].to_vec();
@@ -255,7 +223,7 @@ fn the_bundled_models_logits_are_those_of_candle_transformers() {
     let weights = candle_nn::VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu);
     let llama = Llama::load(weights, &config).unwrap();
     let decoder = decoder("atlas/demo/model", Path::Inference);
-    let ids = ids(&fixture("demo_logits.safetensors")["input_ids"]);
+    let ids = ids(&fixture(&repository("tests/fixtures/demo_logits.safetensors"))["input_ids"]);
     let mut cache = Cache::new(false, DType::F32, &config, &Device::Cpu).unwrap();
     // It gives the last position's logits only.
     let theirs = llama.forward(&ids, 0, &mut cache).unwrap();

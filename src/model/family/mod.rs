@@ -1,12 +1,32 @@
-//! Architectures: config.json to a [`DecoderSpec`]. Data, no forward pass.
+//! Architectures: config.json to a [`DecoderSpec`] and the names of its tensors. Data, no forward pass.
 
+mod config;
+mod fields;
+mod names;
+
+mod bloom;
+mod cohere;
+mod cohere2;
+mod gemma;
+mod gemma2;
+mod gemma3;
+mod gpt2;
+mod gpt_neox;
 mod llama;
+mod mistral;
+mod olmo2;
+mod opt;
+mod phi;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod smollm3;
 
-use std::{collections::BTreeSet, path::PathBuf};
+use config::Config;
+pub use config::ConfigError;
+pub use names::{Architecture, Fused, Names};
 
-use serde_json::{Map, Value};
-
-use super::DecoderSpec;
+use super::{DecoderSpec, spec};
 use crate::checkpoint::Checkpoint;
 
 /// One architecture.
@@ -15,303 +35,46 @@ pub struct Family {
     pub model_type: &'static str,
     /// Models of this architecture that readers know.
     pub models: &'static str,
-    spec: fn(&mut Config) -> Result<DecoderSpec, ConfigError>,
+    read: fn(&mut Config) -> Result<Architecture, ConfigError>,
 }
 
 /// Every architecture.
-pub const FAMILIES: &[Family] = &[Family {
-    model_type: "llama",
-    models: "Llama 1 to 3.3, SmolLM and SmolLM2, TinyLlama, Salamandra, EuroLLM",
-    spec: llama::spec,
-}];
+pub const FAMILIES: &[Family] = &[
+    Family {
+        model_type: "llama",
+        models: "Llama 1 to 3.3, SmolLM and SmolLM2, TinyLlama, Salamandra, EuroLLM",
+        read: llama::read,
+    },
+    Family { model_type: "mistral", models: "Mistral 7B, Mistral Nemo, Ministral", read: mistral::read },
+    Family { model_type: "qwen2", models: "Qwen 1.5, 2 and 2.5", read: qwen2::read },
+    Family { model_type: "qwen3", models: "Qwen 3", read: qwen3::read },
+    Family { model_type: "gemma", models: "Gemma", read: gemma::read },
+    Family { model_type: "gemma2", models: "Gemma 2", read: gemma2::read },
+    Family { model_type: "gemma3_text", models: "Gemma 3 270M and 1B", read: gemma3::read },
+    Family { model_type: "gemma3", models: "Gemma 3 4B to 27B (their text part)", read: gemma3::read_multimodal },
+    Family { model_type: "phi3", models: "Phi 3, 3.5 and 4", read: phi3::read },
+    Family { model_type: "olmo2", models: "OLMo 2", read: olmo2::read },
+    Family { model_type: "cohere", models: "Command R, Aya 23, Aya Expanse 8B", read: cohere::read },
+    Family { model_type: "cohere2", models: "Command R7B, Command A, Tiny Aya", read: cohere2::read },
+    Family { model_type: "smollm3", models: "SmolLM3", read: smollm3::read },
+    Family { model_type: "gpt_neox", models: "GPT-NeoX-20B, Pythia", read: gpt_neox::read },
+    Family { model_type: "phi", models: "Phi 1, 1.5 and 2", read: phi::read },
+    Family { model_type: "bloom", models: "BLOOM, BLOOMZ", read: bloom::read },
+    Family { model_type: "opt", models: "OPT (but not 350M)", read: opt::read },
+    Family { model_type: "gpt2", models: "GPT-2 and its many descendants", read: gpt2::read },
+];
 
 /// Reads a checkpoint's config by the family that it names. Every field is either used, known to change nothing, or an error.
 ///
 /// # Errors
 /// When the family is unknown, or a field is missing, malformed, or asks for arithmetic that is not implemented.
-pub fn spec(checkpoint: &Checkpoint) -> Result<DecoderSpec, ConfigError> {
+pub fn read(checkpoint: &Checkpoint) -> Result<Architecture, ConfigError> {
     let mut config = Config::new(checkpoint);
     let model_type: String = config.text("model_type")?;
-    let family = FAMILIES.iter().find(|family| family.model_type == model_type).ok_or_else(|| ConfigError::Family {
-        path: config.path.clone(),
-        found: model_type,
-        known: FAMILIES.iter().map(|family| family.model_type).collect::<Vec<_>>().join(", "),
-    })?;
-    let spec = (family.spec)(&mut config)?;
+    let family = FAMILIES.iter().find(|family| family.model_type == model_type);
+    let known = || FAMILIES.iter().map(|family| family.model_type).collect::<Vec<_>>().join(", ");
+    let family = family.ok_or_else(|| config.unknown_family(model_type, known()))?;
+    let architecture = (family.read)(&mut config)?;
     config.finish()?;
-    Ok(spec)
-}
-
-/// config.json, with a memory of which fields were read.
-pub(super) struct Config<'a> {
-    path: PathBuf,
-    /// `rope_parameters.` inside that object, nothing at the top.
-    prefix: String,
-    fields: &'a Map<String, Value>,
-    read: BTreeSet<String>,
-}
-
-/// Fields that say nothing about the arithmetic of a forward pass without dropout: names, versions, token ids, training and
-/// generation defaults.
-const INERT: &[&str] = &[
-    "architectures",
-    "attention_dropout",
-    "auto_map",
-    "bos_token_id",
-    "dtype",
-    "embd_pdrop",
-    "eos_token_id",
-    "hidden_dropout",
-    "id2label",
-    "initializer_range",
-    "is_decoder",
-    "is_llama_config",
-    "label2id",
-    "max_length",
-    "min_length",
-    "num_return_sequences",
-    "output_attentions",
-    "output_hidden_states",
-    "pad_token_id",
-    "pretraining_tp",
-    "resid_pdrop",
-    "return_dict",
-    "return_dict_in_generate",
-    "task_specific_params",
-    "temperature",
-    "tokenizer_class",
-    "top_k",
-    "top_p",
-    "torch_dtype",
-    "torchscript",
-    "transformers_version",
-    "transformers.js_config",
-    "unsloth_fixed",
-    "unsloth_version",
-    "use_cache",
-    "model_name",
-    "name",
-    "description",
-    "license",
-    "repetition_penalty",
-    "do_sample",
-    "num_beams",
-    "problem_type",
-    "finetuning_task",
-    "chunk_size_feed_forward",
-    "pruned_heads",
-    "prefix",
-    "begin_suppress_tokens",
-    "bad_words_ids",
-    "sep_token_id",
-    "decoder_start_token_id",
-    "exponential_decay_length_penalty",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "length_penalty",
-    "no_repeat_ngram_size",
-    "encoder_no_repeat_ngram_size",
-    "typical_p",
-    "early_stopping",
-    "diversity_penalty",
-    "num_beam_groups",
-    "output_scores",
-    "remove_invalid_values",
-    "suppress_tokens",
-    "tf_legacy_loss",
-    "use_bfloat16",
-    "tie_encoder_decoder",
-    "is_encoder_decoder",
-    "mlp_dropout",
-    "rms_norm_fused",
-    "attn_implementation",
-    "rope_interleaved",
-];
-
-type Harmless = fn(&Value) -> bool;
-
-/// Fields in [`INERT`] that are only inert at this value.
-const INERT_AT: &[(&str, Harmless)] = &[
-    ("rope_interleaved", |value| value == &Value::Bool(false)),
-    ("is_encoder_decoder", |value| value == &Value::Bool(false)),
-    ("pruned_heads", |value| value.as_object().is_some_and(Map::is_empty)),
-];
-
-impl<'a> Config<'a> {
-    fn new(checkpoint: &'a Checkpoint) -> Self {
-        let (path, fields) = (checkpoint.config_path(), checkpoint.config());
-        Self { path, prefix: String::new(), fields, read: BTreeSet::new() }
-    }
-
-    /// A field that is present and not null.
-    fn field(&mut self, name: &str) -> Option<&'a Value> {
-        self.read.insert(name.to_owned());
-        self.fields.get(name).filter(|value| !value.is_null())
-    }
-
-    /// A field's name from the top of the file.
-    fn name(&self, field: &str) -> String {
-        format!("{}{field}", self.prefix)
-    }
-
-    fn malformed(&self, field: &str, found: &Value, wanted: &'static str) -> ConfigError {
-        ConfigError::Malformed { path: self.path.clone(), field: self.name(field), found: found.to_string(), wanted }
-    }
-
-    fn required(&mut self, name: &str) -> Result<&'a Value, ConfigError> {
-        let (path, field) = (self.path.clone(), self.name(name));
-        self.field(name).ok_or(ConfigError::Absent { path, field })
-    }
-
-    /// A string.
-    pub fn text(&mut self, name: &str) -> Result<String, ConfigError> {
-        let value = self.required(name)?;
-        value.as_str().map(str::to_owned).ok_or_else(|| self.malformed(name, value, "a string"))
-    }
-
-    /// A whole number above 0.
-    pub fn size(&mut self, name: &str) -> Result<usize, ConfigError> {
-        let value = self.required(name)?;
-        self.positive(name, value)
-    }
-
-    /// A number of layers; tables number them in 16 bits.
-    pub fn layers(&mut self, name: &str) -> Result<usize, ConfigError> {
-        let value = self.required(name)?;
-        let layers = self.positive(name, value)?;
-        if i16::try_from(layers).is_ok() {
-            Ok(layers)
-        } else {
-            Err(self.malformed(name, value, "a whole number below 32,768"))
-        }
-    }
-
-    /// A whole number above 0, if the field is there.
-    pub fn optional_size(&mut self, name: &str) -> Result<Option<usize>, ConfigError> {
-        self.field(name).map(|value| self.positive(name, value)).transpose()
-    }
-
-    fn positive(&self, name: &str, value: &Value) -> Result<usize, ConfigError> {
-        // Sizes of real models stay far below; the bound keeps products of sizes from overflowing.
-        let size =
-            value.as_u64().filter(|size| (1..1 << 31).contains(size)).and_then(|size| usize::try_from(size).ok());
-        size.ok_or_else(|| self.malformed(name, value, "a whole number above 0 and below 2^31"))
-    }
-
-    /// A positive number, or a default.
-    pub fn number(&mut self, name: &str, default: f64) -> Result<f64, ConfigError> {
-        match self.field(name) {
-            None => Ok(default),
-            Some(value) => value
-                .as_f64()
-                .filter(|number| *number > 0.0 && number.is_finite())
-                .ok_or_else(|| self.malformed(name, value, "a number above 0")),
-        }
-    }
-
-    /// A switch, or a default.
-    pub fn switch(&mut self, name: &str, default: bool) -> Result<bool, ConfigError> {
-        match self.field(name) {
-            None => Ok(default),
-            Some(value) => value.as_bool().ok_or_else(|| self.malformed(name, value, "true or false")),
-        }
-    }
-
-    /// An object nested in the config, as a config of its own.
-    pub fn nested(&mut self, name: &str) -> Result<Option<Config<'a>>, ConfigError> {
-        let Some(value) = self.field(name) else { return Ok(None) };
-        let fields = value.as_object().ok_or_else(|| self.malformed(name, value, "an object"))?;
-        let prefix = format!("{}.", self.name(name));
-        Ok(Some(Config { path: self.path.clone(), prefix, fields, read: BTreeSet::new() }))
-    }
-
-    /// Refuses a value that is valid elsewhere and that we do not compute.
-    pub fn refuse<T>(&self, field: &str, found: impl ToString, implemented: &str) -> Result<T, ConfigError> {
-        Err(ConfigError::NotImplemented {
-            path: self.path.clone(),
-            field: self.name(field),
-            found: found.to_string(),
-            implemented: implemented.to_owned(),
-        })
-    }
-
-    /// Refuses every field that was not read and is not known to be inert. `null` and `false` switch nothing on.
-    pub fn finish(self) -> Result<(), ConfigError> {
-        for (name, value) in self.fields {
-            let off = value.is_null() || value == &Value::Bool(false);
-            let inert = name.starts_with('_') || INERT.contains(&name.as_str());
-            let changes = INERT_AT.iter().any(|(field, harmless)| field == name && !harmless(value));
-            if !self.read.contains(name) && !off && (!inert || changes) {
-                return Err(ConfigError::Unknown {
-                    path: self.path.clone(),
-                    field: self.name(name),
-                    found: value.to_string(),
-                });
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What can be wrong with a config.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// An architecture that we do not know.
-    #[error("{path}: `model_type` is `{found}`; known are {known}. CONTRIBUTING.md says how a family is added")]
-    Family {
-        /// config.json.
-        path: PathBuf,
-        /// What it says.
-        found: String,
-        /// What we know.
-        known: String,
-    },
-    /// A field that has to be there.
-    #[error(
-        "{path}: has no field `{field}`, and nothing can stand in for it; take the config.json that came with the weights"
-    )]
-    Absent {
-        /// config.json.
-        path: PathBuf,
-        /// The field.
-        field: String,
-    },
-    /// A field of another type or out of range.
-    #[error("{path}: `{field}` is {found}, but {wanted} is wanted")]
-    Malformed {
-        /// config.json.
-        path: PathBuf,
-        /// The field.
-        field: String,
-        /// Its value.
-        found: String,
-        /// What it should be.
-        wanted: &'static str,
-    },
-    /// A field that nobody here has heard of.
-    #[error(
-        "{path}: `{field}` is {found}, and no such field is known: it may change the model's arithmetic. Take it out if it does not"
-    )]
-    Unknown {
-        /// config.json.
-        path: PathBuf,
-        /// The field.
-        field: String,
-        /// Its value.
-        found: String,
-    },
-    /// A field that changes the arithmetic in a way that is not implemented.
-    #[error(
-        "{path}: `{field}` is {found}, which changes the model's arithmetic and is not implemented; {implemented} is wanted"
-    )]
-    NotImplemented {
-        /// config.json.
-        path: PathBuf,
-        /// The field.
-        field: String,
-        /// Its value.
-        found: String,
-        /// What works.
-        implemented: String,
-    },
+    Ok(architecture)
 }

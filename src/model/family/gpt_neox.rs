@@ -1,0 +1,42 @@
+//! GPT-NeoX (Black et al. 2022, arXiv 2204.06745) and Pythia: layer norms, partial rotary embeddings, attention and FFN side by side.
+
+use super::{
+    Architecture, Config, ConfigError, Fused, Names,
+    fields::{Defaults, decoder, rope},
+    spec::{NormKind, NormSpec, Placement},
+};
+
+pub fn read(config: &mut Config) -> Result<Architecture, ConfigError> {
+    config.alias(&[("rope_theta", "rotary_emb_base"), ("partial_rotary_factor", "rotary_pct")]);
+    let defaults = Defaults { eps: 1e-5, rotary_share: Some(0.25), ..Defaults::default() };
+    let width = config.size("intermediate_size")?;
+    let mut spec = decoder(config, width, defaults)?;
+    let eps = config.number("layer_norm_eps", defaults.eps)?;
+    spec.norm = NormSpec { kind: NormKind::Layer, bias: true, eps };
+    let parallel = config.switch("use_parallel_residual", true)?;
+    spec.placement = if parallel { Placement::Parallel } else { Placement::Pre };
+    let bias = config.switch("attention_bias", true)?;
+    (spec.attention.input_bias, spec.attention.output_bias) = (bias, bias);
+    spec.ropes = vec![rope(config, spec.attention.head_dim, defaults)?];
+    for layer in &mut spec.layers {
+        layer.rope = Some(0);
+    }
+    spec.feed_forward.gated = false;
+    spec.feed_forward.bias = true;
+    spec.feed_forward.activation = config.activation("hidden_act", "gelu")?;
+    config.inert(&["classifier_dropout", "num_key_value_heads"]);
+    let names = Names {
+        prefix: "gpt_neox.".to_owned(),
+        embedding: "embed_in",
+        attention: Fused::ByHead("attention.query_key_value"),
+        attention_output: "attention.dense",
+        plain: "mlp.dense_h_to_4h",
+        down: "mlp.dense_4h_to_h",
+        norm: "final_layer_norm",
+        // The name in files; transformers 5 writes the other.
+        head: if config.prefix(".weight", &["embed_out", "lm_head"]) == "lm_head" { "lm_head" } else { "embed_out" },
+        ignored: &[".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq"],
+        ..Names::default()
+    };
+    Ok(Architecture { spec, names })
+}

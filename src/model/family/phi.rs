@@ -1,0 +1,39 @@
+//! Phi 1 to 2 (arXiv 2306.11644, 2309.05463): attention and FFN side by side behind one layer norm, biases everywhere.
+
+use super::{
+    Architecture, Config, ConfigError, Fused, Names,
+    fields::{Defaults, decoder, rope},
+    spec::{NormKind, NormSpec, Placement, QueryKeyNorm},
+};
+
+pub fn read(config: &mut Config) -> Result<Architecture, ConfigError> {
+    let defaults = Defaults { eps: 1e-5, rotary_share: Some(0.5), ..Defaults::default() };
+    let width = config.size("intermediate_size")?;
+    let mut spec = decoder(config, width, defaults)?;
+    let eps = config.number("layer_norm_eps", defaults.eps)?;
+    spec.norm = NormSpec { kind: NormKind::Layer, bias: true, eps };
+    spec.placement = Placement::ParallelShared;
+    (spec.attention.input_bias, spec.attention.output_bias) = (true, true);
+    if config.switch("qk_layernorm", false)? {
+        spec.attention.query_key_norm = QueryKeyNorm::PerHead(spec.norm);
+    }
+    spec.ropes = vec![rope(config, spec.attention.head_dim, defaults)?];
+    for layer in &mut spec.layers {
+        layer.rope = Some(0);
+    }
+    spec.feed_forward.gated = false;
+    spec.feed_forward.bias = true;
+    spec.feed_forward.activation = config.activation("hidden_act", "gelu_new")?;
+    spec.head.bias = true;
+    let names = Names {
+        attention: Fused::Apart(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
+        attention_output: "self_attn.dense",
+        query_norm: "self_attn.q_layernorm",
+        key_norm: "self_attn.k_layernorm",
+        plain: "mlp.fc1",
+        down: "mlp.fc2",
+        norm: "final_layernorm",
+        ..Names::default()
+    };
+    Ok(Architecture { spec, names })
+}

@@ -1,0 +1,51 @@
+//! A layer's feed-forward network, whose hidden units are the neurons.
+
+use candle_core::{Result, Tensor};
+
+use super::{Path, activation, activation::Activation, linear::Linear, observer::Observer, weights::Weights};
+
+/// `down(act(gate(x)) · up(x))`, or `down(act(gate(x)))` without an up projection.
+pub struct FeedForward {
+    gate: Linear,
+    up: Option<Linear>,
+    down: Linear,
+    activation: Activation,
+    path: Path,
+}
+
+impl FeedForward {
+    pub fn build(weights: &mut Weights, layer: usize) -> Result<Self> {
+        let (spec, names) = (weights.spec(), weights.names());
+        let (width, bias) = (spec.ffn.width, spec.feed_forward.bias);
+        let (gate, up) = if spec.feed_forward.gated {
+            let [gate, up] = weights.fused(layer, &names.gated, [width; 2], bias)?;
+            (gate, Some(up))
+        } else {
+            (weights.linear(&names.inner(layer, names.plain), bias)?, None)
+        };
+        let down = weights.linear(&names.inner(layer, names.down), bias)?;
+        Ok(Self { gate, up, down, activation: spec.feed_forward.activation, path: weights.path() })
+    }
+
+    /// `[batch, seq, hidden]` to `[batch, seq, hidden]`.
+    pub fn forward(&self, x: &Tensor, layer: usize, observer: &mut dyn Observer) -> Result<Tensor> {
+        // [batch, seq, ffn]: positive exactly where the neuron fires; all our non-linearities keep the sign.
+        let gate = self.gate.forward(x)?;
+        let up = self.up.as_ref().map(|up| up.forward(x)).transpose()?;
+        let h = match (self.path, up) {
+            (Path::Inference, Some(up)) => activation::gated(&gate, up, self.activation, layer, observer)?,
+            (Path::Inference, None) => activation::plain(gate, self.activation, layer, observer)?,
+            (Path::Differentiable, up) => {
+                activation::observe(&gate, self.activation, layer, observer)?;
+                let h = self.activation.forward(&gate)?;
+                if let Some(up) = up { (h * up)? } else { h }
+            }
+        };
+        self.down.forward(&h)
+    }
+
+    /// Only the gate, for an observer.
+    pub fn observe(&self, x: &Tensor, layer: usize, observer: &mut dyn Observer) -> Result<()> {
+        activation::observe(&self.gate.forward(x)?, self.activation, layer, observer)
+    }
+}

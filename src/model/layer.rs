@@ -1,0 +1,129 @@
+//! One layer: attention and feed-forward network around the residual stream.
+
+use candle_core::{Result, Tensor};
+
+use super::{
+    Path,
+    attention::{Attention, QueryKey, Scores, alibi_slopes},
+    feed_forward::FeedForward,
+    norm::Norm,
+    observer::Observer,
+    residual::add,
+    rope::Rotary,
+    spec::QueryKeyNorm,
+    weights::Weights,
+};
+
+/// A layer. Which of its four norms are there, and whether attention and FFN read the same residual stream, is its placement.
+pub struct Layer {
+    number: usize,
+    before_attention: Option<Norm>,
+    attention: Attention,
+    after_attention: Option<Norm>,
+    before_ffn: Option<Norm>,
+    ffn: FeedForward,
+    after_ffn: Option<Norm>,
+    parallel: bool,
+    rope: Option<usize>,
+    path: Path,
+}
+
+impl Layer {
+    pub fn build(weights: &mut Weights, number: usize) -> Result<Self> {
+        let (spec, names) = (weights.spec(), weights.names());
+        let placement = spec.placement;
+        let mut norm =
+            |there: bool, stem: &str| there.then(|| weights.norm(&names.inner(number, stem), spec.norm)).transpose();
+        let before_attention = norm(placement.before_attention(), names.before_attention)?;
+        let after_attention = norm(placement.after(), names.after_attention)?;
+        let before_ffn = norm(placement.before_ffn(), names.before_ffn)?;
+        let after_ffn = norm(placement.after(), names.after_ffn)?;
+        Ok(Self {
+            number,
+            before_attention,
+            attention: attention(weights, number)?,
+            after_attention,
+            before_ffn,
+            ffn: FeedForward::build(weights, number)?,
+            after_ffn,
+            parallel: placement.parallel(),
+            rope: spec.layers[number].rope,
+            path: weights.path(),
+        })
+    }
+
+    /// The residual stream behind the layer, `[batch, seq, hidden]`.
+    pub fn forward(&self, x: Tensor, ropes: &[Rotary], observer: &mut dyn Observer) -> Result<Tensor> {
+        if self.parallel {
+            let normed = normed(self.before_attention.as_ref(), &x)?;
+            let attended = self.attend(&normed, ropes)?;
+            let input = if self.before_ffn.is_some() { self.ffn_input(&x)? } else { normed };
+            let h = self.ffn.forward(&input, self.number, observer)?;
+            return add(add(x, &attended, self.path)?, &h, self.path);
+        }
+        let attended = self.attend(&normed(self.before_attention.as_ref(), &x)?, ropes)?;
+        let x = add(x, &attended, self.path)?;
+        let h = self.ffn.forward(&self.ffn_input(&x)?, self.number, observer)?;
+        add(x, &normed(self.after_ffn.as_ref(), &h)?, self.path)
+    }
+
+    /// Only the gate, for an observer, and what it depends on.
+    pub fn observe(&self, x: Tensor, ropes: &[Rotary], observer: &mut dyn Observer) -> Result<()> {
+        let input = if self.parallel {
+            normed(self.before_ffn.as_ref().or(self.before_attention.as_ref()), &x)?
+        } else {
+            let attended = self.attend(&normed(self.before_attention.as_ref(), &x)?, ropes)?;
+            self.ffn_input(&add(x, &attended, self.path)?)?
+        };
+        self.ffn.observe(&input, self.number, observer)
+    }
+
+    fn attend(&self, x: &Tensor, ropes: &[Rotary]) -> Result<Tensor> {
+        let attended = self.attention.forward(x, self.rope.map(|rope| &ropes[rope]), self.path)?;
+        normed(self.after_attention.as_ref(), &attended)
+    }
+
+    fn ffn_input(&self, x: &Tensor) -> Result<Tensor> {
+        normed(self.before_ffn.as_ref(), x)
+    }
+}
+
+fn normed(norm: Option<&Norm>, x: &Tensor) -> Result<Tensor> {
+    norm.map_or_else(|| Ok(x.clone()), |norm| norm.forward(x))
+}
+
+fn attention(weights: &mut Weights, layer: usize) -> Result<Attention> {
+    let (spec, names) = (weights.spec(), weights.names());
+    let (shape, own) = (&spec.attention, &spec.layers[layer]);
+    let (queries, keys) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
+    let [query, key, value] = weights.fused(layer, &names.attention, [queries, keys, keys], shape.input_bias)?;
+    let norm = match shape.query_key_norm {
+        QueryKeyNorm::None => None,
+        QueryKeyNorm::PerHead(norm) | QueryKeyNorm::PerHeadOwn(norm) => Some((norm, false)),
+        QueryKeyNorm::Whole(norm) => Some((norm, true)),
+    };
+    let query_key_norm = match norm {
+        None => None,
+        Some((norm, whole)) => Some(QueryKey {
+            query: weights.norm(&names.inner(layer, names.query_norm), norm)?,
+            key: weights.norm(&names.inner(layer, names.key_norm), norm)?,
+            whole,
+        }),
+    };
+    Ok(Attention {
+        heads: shape.heads,
+        kv_heads: shape.kv_heads,
+        head_dim: shape.head_dim,
+        query,
+        key,
+        value,
+        output: weights.linear(&names.inner(layer, names.attention_output), shape.output_bias)?,
+        query_key_norm,
+        scores: Scores {
+            scale: own.scale,
+            softcap: shape.softcap,
+            window: own.window,
+            slopes: shape.alibi.then(|| alibi_slopes(shape.heads)),
+        },
+    })
+}

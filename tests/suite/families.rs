@@ -1,0 +1,227 @@
+//! Every architecture against transformers: the tiny checkpoints of `tests/oracles/tiny_families.py`, and laws that hold for each.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path as FilePath, PathBuf},
+};
+
+use candle_core::{DType, Device, Tensor, Var};
+use neuroglot::{
+    checkpoint::Checkpoint,
+    model::{Decoder, Path, Tally, Unobserved, family},
+};
+
+use crate::tensors::{counts_agree, fixture, ids, largest_difference, tally};
+
+/// Folders with a config and a reference.
+fn checkpoints() -> Vec<PathBuf> {
+    let families = FilePath::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/families");
+    let mut folders: Vec<_> = std::fs::read_dir(families).unwrap().map(|entry| entry.unwrap().path()).collect();
+    folders.sort();
+    assert!(!folders.is_empty());
+    folders
+}
+
+fn load(folder: &FilePath, path: Path) -> Result<Decoder, String> {
+    let checkpoint = Checkpoint::open(folder).map_err(|error| error.to_string())?;
+    Decoder::load(&checkpoint, DType::F32, &Device::Cpu, path).map_err(|error| error.to_string())
+}
+
+/// Runs a check on every checkpoint and reports all that fail.
+fn walk(check: impl Fn(&FilePath) -> Result<(), String>) {
+    let failures: Vec<_> = checkpoints()
+        .iter()
+        .filter_map(|folder| {
+            check(folder).err().map(|why| format!("{}: {why}", folder.file_name().unwrap().to_string_lossy()))
+        })
+        .collect();
+    assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+}
+
+fn near(what: &str, found: &Tensor, wanted: &Tensor, tolerance: f32) -> Result<(), String> {
+    let difference = largest_difference(found, wanted);
+    if difference < tolerance { Ok(()) } else { Err(format!("{what} differ by {difference}")) }
+}
+
+#[test]
+fn every_family_has_a_tiny_checkpoint() {
+    let found: BTreeSet<String> = checkpoints()
+        .iter()
+        .map(|folder| Checkpoint::open(folder).unwrap().config()["model_type"].as_str().unwrap().to_owned())
+        .collect();
+    let missing: Vec<_> =
+        family::FAMILIES.iter().map(|family| family.model_type).filter(|name| !found.contains(*name)).collect();
+    // Llama's are older, under tests/fixtures/tiny-llama.
+    assert_eq!(missing, ["llama"]);
+}
+
+#[test]
+fn logits_and_hidden_states_are_those_of_transformers() {
+    walk(|folder| {
+        let reference = fixture(&folder.join("reference.safetensors"));
+        let decoder = load(folder, Path::Inference)?;
+        let ids = ids(&reference["input_ids"]);
+        let hidden = decoder.hidden(&ids, &mut Unobserved).map_err(|error| error.to_string())?;
+        near("hidden states", &hidden, &reference["last_hidden"], 1e-4)?;
+        near("logits", &decoder.logits(&ids, &mut Unobserved).unwrap(), &reference["logits"], 1e-4)
+    });
+}
+
+#[test]
+fn counts_are_those_of_transformers() {
+    walk(|folder| {
+        let reference = fixture(&folder.join("reference.safetensors"));
+        let decoder = load(folder, Path::Inference)?;
+        let ids = ids(&reference["input_ids"]);
+        let tally = tally(&decoder, &ids, |tally| decoder.observe(&ids, tally).unwrap());
+        counts_agree(&tally.active[0], &reference["gate_active"], &reference["gate_near_zero"])
+    });
+}
+
+#[test]
+fn the_fused_and_the_differentiable_path_agree() {
+    walk(|folder| {
+        let (fused, plain) = (load(folder, Path::Inference)?, load(folder, Path::Differentiable)?);
+        let reference = fixture(&folder.join("reference.safetensors"));
+        let ids = ids(&reference["input_ids"]);
+        let (a, b) = (fused.logits(&ids, &mut Unobserved).unwrap(), plain.logits(&ids, &mut Unobserved).unwrap());
+        near("logits", &a, &b, 1e-4)?;
+        let counted = tally(&plain, &ids, |tally| plain.observe(&ids, tally).unwrap());
+        counts_agree(&counted.active[0], &reference["gate_active"], &reference["gate_near_zero"])
+    });
+}
+
+#[test]
+fn an_observer_changes_no_logit_and_a_whole_pass_counts_as_a_profiling_pass() {
+    walk(|folder| {
+        let decoder = load(folder, Path::Inference)?;
+        let ids = ids(&fixture(&folder.join("reference.safetensors"))["input_ids"]);
+        let unobserved = decoder.logits(&ids, &mut Unobserved).unwrap();
+        let mut observed = None;
+        let shape = decoder.spec().ffn;
+        let mut whole = Tally::new(shape, 1);
+        let (batch, seq) = ids.dims2().unwrap();
+        let folds = vec![vec![0u8; seq]; batch];
+        whole.begin(folds.iter().map(Vec::as_slice));
+        observed.replace(decoder.logits(&ids, &mut whole).unwrap());
+        let profiled = tally(&decoder, &ids, |tally| decoder.observe(&ids, tally).unwrap());
+        if whole != profiled {
+            return Err("the counts differ".to_owned());
+        }
+        near("logits", &observed.unwrap(), &unobserved, f32::MIN_POSITIVE)
+    });
+}
+
+/// For each family a field that changes the arithmetic: folder, path of the field, a value that is not implemented.
+const REFUSED: &[(&str, &str, &str)] = &[
+    ("mistral-nemo", "attention_bias", "true"),
+    ("mistral-nemo", "hidden_act", "\"quick_gelu\""),
+    ("qwen2-tied", "rope_scaling", r#"{"type": "dynamic", "factor": 2.0}"#),
+    ("qwen2-tied", "partial_rotary_factor", "0.5"),
+    ("qwen3-tied", "layer_types", r#"["chunked_attention", "full_attention"]"#),
+    ("gemma-tanh", "use_bidirectional_attention", "true"),
+    ("gemma2", "use_bidirectional_attention", "true"),
+    ("gemma2", "sliding_window_size", "9"),
+    ("gemma3-text", "use_bidirectional_attention", "true"),
+    ("gemma3-vision", "text_config/use_bidirectional_attention", "true"),
+    ("phi3-short", "lm_head_bias", "true"),
+    ("phi3-short", "full_attn_mod", "2"),
+    ("phi3-short", "rope_scaling/short_factor", "[1.0]"),
+    ("olmo2", "clip_qkv", "8.0"),
+    ("cohere", "rope_scaling", r#"{"type": "dynamic", "factor": 2.0}"#),
+    ("cohere2", "use_qk_norm", "true"),
+    ("cohere2", "use_parallel_block", "false"),
+    ("cohere2", "rotary_pct", "0.5"),
+    ("smollm3", "no_rope_layers", "[1]"),
+    ("gpt-neox", "hidden_act", "\"quick_gelu\""),
+    ("phi", "hidden_act", "\"quick_gelu\""),
+    ("bloom", "apply_residual_connection_post_layernorm", "true"),
+    ("opt", "do_layer_norm_before", "false"),
+    ("opt", "word_embed_proj_dim", "16"),
+    ("opt", "_remove_final_layer_norm", "true"),
+    ("gpt2", "add_cross_attention", "true"),
+    ("gpt2", "activation_function", "\"quick_gelu\""),
+];
+
+/// What is said of a checkpoint whose config was changed.
+fn with_config(folder: &FilePath, change: impl FnOnce(&mut serde_json::Value)) -> Result<(), String> {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let path = copy.path().join("config.json");
+    let mut config = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    change(&mut config);
+    std::fs::write(&path, config.to_string()).unwrap();
+    let checkpoint = Checkpoint::open(copy.path()).unwrap();
+    family::read(&checkpoint).map(drop).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_field_that_changes_the_arithmetic_and_is_not_implemented_is_refused_in_every_family() {
+    let folders = checkpoints();
+    for (name, field, value) in REFUSED {
+        let folder = folders.iter().find(|folder| folder.ends_with(name)).unwrap_or_else(|| panic!("no {name}"));
+        let value: serde_json::Value = serde_json::from_str(value).unwrap();
+        let said = with_config(folder, |config| {
+            let (object, field) = match field.split_once('/') {
+                Some((object, field)) => (&mut config[object], field),
+                None => (config, *field),
+            };
+            object[field] = value.clone();
+        });
+        let said = said.expect_err(&format!("{name}: `{field}` is {value} and was accepted"));
+        let named = field.replace('/', ".");
+        assert!(said.contains(&format!("`{named}`")) || said.contains("rope_type"), "{name}: {said}");
+    }
+    let refused: BTreeSet<&str> = REFUSED.iter().map(|(name, _, _)| *name).collect();
+    let families: BTreeSet<String> = refused.iter().map(|name| model_type(&folders, name)).collect();
+    let all = family::FAMILIES.iter().map(|family| family.model_type.to_owned()).filter(|name| name != "llama");
+    assert_eq!(families, all.collect(), "llama's are in bad_input.rs");
+}
+
+fn model_type(folders: &[PathBuf], name: &str) -> String {
+    let folder = folders.iter().find(|folder| folder.ends_with(name)).unwrap();
+    Checkpoint::open(folder).unwrap().config()["model_type"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_field_that_nobody_knows_is_refused_in_every_family() {
+    walk(|folder| {
+        let said = with_config(folder, |config| config["surprise_factor"] = 2.into());
+        match said {
+            Err(said) if said.contains("surprise_factor") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+}
+
+#[test]
+fn every_weight_receives_a_gradient() {
+    walk(|folder| {
+        let checkpoint = Checkpoint::open(folder).unwrap();
+        let architecture = family::read(&checkpoint).map_err(|error| error.to_string())?;
+        let mut vars: Vec<(String, Var)> = Vec::new();
+        let decoder = Decoder::build(&architecture, Path::Differentiable, |name| {
+            let var = Var::from_tensor(&checkpoint.tensor(name, DType::F32, &Device::Cpu)?)?;
+            vars.push((name.to_owned(), var.clone()));
+            Ok(var.as_tensor().clone())
+        })
+        .unwrap();
+        let asked: BTreeSet<&String> = vars.iter().map(|(name, _)| name).collect();
+        assert_eq!(asked.len(), vars.len(), "a tensor was asked for twice");
+        let needed = architecture.tensors();
+        assert_eq!(asked, needed.iter().map(|need| &need.name).collect());
+        let ids = ids(&fixture(&folder.join("reference.safetensors"))["input_ids"]);
+        let gradients = decoder.nll(&ids).unwrap().mean_all().unwrap().backward().unwrap();
+        for (weight, var) in vars {
+            let Some(gradient) = gradients.get(&var) else { return Err(format!("{weight} has no gradient")) };
+            let size: f32 = gradient.sqr().unwrap().sum_all().unwrap().to_scalar().unwrap();
+            if size <= 0.0 {
+                return Err(format!("the gradient of {weight} is zero"));
+            }
+        }
+        Ok(())
+    });
+}
