@@ -5,11 +5,14 @@ use std::{
     path::{Path as FilePath, PathBuf},
 };
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, IndexOp, Tensor, Var};
+use candle_nn::VarBuilder;
 use neuroglot::{
     checkpoint::Checkpoint,
     model::{Decoder, Path, Tally, Unobserved, family},
 };
+use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::tensors::{counts_agree, fixture, ids, largest_difference, tally};
 
@@ -143,8 +146,8 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("gpt2", "activation_function", "\"quick_gelu\""),
 ];
 
-/// What is said of a checkpoint whose config was changed.
-fn with_config(folder: &FilePath, change: impl FnOnce(&mut serde_json::Value)) -> Result<(), String> {
+/// A copy of a checkpoint with another config.
+fn changed(folder: &FilePath, change: impl FnOnce(&mut Value)) -> (TempDir, Checkpoint) {
     let copy = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -155,7 +158,88 @@ fn with_config(folder: &FilePath, change: impl FnOnce(&mut serde_json::Value)) -
     change(&mut config);
     std::fs::write(&path, config.to_string()).unwrap();
     let checkpoint = Checkpoint::open(copy.path()).unwrap();
+    (copy, checkpoint)
+}
+
+/// What is said of a checkpoint whose config was changed.
+fn with_config(folder: &FilePath, change: impl FnOnce(&mut Value)) -> Result<(), String> {
+    let (_copy, checkpoint) = changed(folder, change);
     family::read(&checkpoint).map(drop).map_err(|error| error.to_string())
+}
+
+type Theirs = fn(Value, VarBuilder, &Tensor) -> candle_core::Result<Tensor>;
+
+fn config<T: serde::de::DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+/// Families that candle-transformers has: folder, fields that both get, fields that only theirs needs, their model.
+/// Theirs counts a sliding window in another way or not at all, stretches no positions, and divides
+/// scores by the root of the head's width only; these are switched off.
+#[allow(clippy::type_complexity)]
+fn second_oracle() -> Vec<(&'static str, Value, Value, Theirs)> {
+    use candle_transformers::models::{gemma, gemma2, gemma3, mistral, olmo2, phi, phi3, qwen2, qwen3};
+    let theta = || json!({"rope_theta": 10_000.0});
+    vec![
+        ("mistral-window", json!({"sliding_window": null}), json!({}), |c, vb, ids| {
+            mistral::Model::new(&config(c), vb)?.forward(ids, 0)
+        }),
+        ("qwen2-tied", json!({}), json!({}), |c, vb, ids| {
+            qwen2::ModelForCausalLM::new(&config(c), vb)?.forward(ids, 0)
+        }),
+        ("qwen3-tied", json!({}), json!({}), |c, vb, ids| {
+            qwen3::ModelForCausalLM::new(&config(c), vb)?.forward(ids, 0)
+        }),
+        ("gemma-tanh", json!({}), json!({"rope_theta": 10_000.0, "hidden_activation": null}), |c, vb, ids| {
+            gemma::Model::new(false, &config(c), vb)?.forward(ids, 0)
+        }),
+        (
+            "gemma2",
+            json!({"sliding_window": 4096, "sliding_window_size": 4096, "query_pre_attn_scalar": 16}),
+            json!({}),
+            |c, vb, ids| gemma2::Model::new(false, &config(c), vb)?.forward(ids, 0),
+        ),
+        (
+            "gemma3-text",
+            json!({"sliding_window": 4096, "rope_scaling": null, "query_pre_attn_scalar": 16}),
+            json!({}),
+            |c, vb, ids| gemma3::Model::new(false, &config(c), vb)?.forward(ids, 0),
+        ),
+        ("phi", json!({}), json!({}), |c, vb, ids| phi::Model::new(&config(c), vb)?.forward(ids)),
+        ("phi3-window", json!({"sliding_window": null}), theta(), |c, vb, ids| {
+            phi3::Model::new(&config(c), vb)?.forward(ids, 0)
+        }),
+        ("olmo2", json!({}), json!({}), |c, vb, ids| olmo2::Model::new(&config(c), vb)?.forward(ids, 0)),
+    ]
+}
+
+#[test]
+fn logits_are_those_of_candle_transformers_where_it_has_the_family() {
+    let folders = checkpoints();
+    for (name, both, theirs_only, model) in second_oracle() {
+        let folder = folders.iter().find(|folder| folder.ends_with(name)).unwrap();
+        let merge = |config: &mut Value, fields: &Value| {
+            for (field, value) in fields.as_object().unwrap() {
+                config[field] = value.clone();
+            }
+        };
+        let (_copy, checkpoint) = changed(folder, |config| merge(config, &both));
+        let decoder = Decoder::load(&checkpoint, DType::F32, &Device::Cpu, Path::Inference).unwrap();
+        let mut config = Value::Object(checkpoint.config().clone());
+        merge(&mut config, &theirs_only);
+        let weights = family::read(&checkpoint).unwrap().tensors().into_iter().map(|need| {
+            let tensor = checkpoint.tensor(&need.name, DType::F32, &Device::Cpu).unwrap();
+            (need.name, tensor)
+        });
+        let weights = VarBuilder::from_tensors(weights.collect(), DType::F32, &Device::Cpu);
+        let ids = ids(&fixture(&folder.join("reference.safetensors"))["input_ids"]);
+        // Theirs gives the last position only.
+        let theirs = model(config, weights, &ids).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let seq = ids.dim(1).unwrap();
+        let ours = decoder.logits(&ids, &mut Unobserved).unwrap().i((.., seq - 1, ..)).unwrap();
+        let theirs = theirs.reshape(ours.shape()).unwrap();
+        near("logits", &theirs, &ours.contiguous().unwrap(), 1e-4).unwrap_or_else(|why| panic!("{name}: {why}"));
+    }
 }
 
 #[test]
@@ -163,7 +247,7 @@ fn a_field_that_changes_the_arithmetic_and_is_not_implemented_is_refused_in_ever
     let folders = checkpoints();
     for (name, field, value) in REFUSED {
         let folder = folders.iter().find(|folder| folder.ends_with(name)).unwrap_or_else(|| panic!("no {name}"));
-        let value: serde_json::Value = serde_json::from_str(value).unwrap();
+        let value: Value = serde_json::from_str(value).unwrap();
         let said = with_config(folder, |config| {
             let (object, field) = match field.split_once('/') {
                 Some((object, field)) => (&mut config[object], field),
