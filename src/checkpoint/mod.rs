@@ -1,35 +1,58 @@
-//! A model on disk as Hugging Face keeps it: config.json, tokenizer.json and safetensors, one file or shards with an index.
-//! In: a folder. Out: its config, its tokenizer, and tensors that were checked against the config before any work.
+//! A model on disk: a folder as Hugging Face keeps it, or a GGUF file as llama.cpp does.
+//! In: a path. Out: its config, its tokenizer, and tensors that were checked against the config before any work, all of them
+//! in Hugging Face's spelling, whatever the files' own.
+
+mod gguf;
+mod safetensors;
 
 use std::{
-    collections::BTreeMap,
-    fs::File,
-    io::Read,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
-use candle_core::{DType, Device, Tensor, safetensors::MmapedSafetensors};
+use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
+pub use self::gguf::GgufError;
+use self::safetensors::{INDEX, SINGLE};
 use crate::output;
 
-/// A checkpoint folder, its weights mapped into memory and not yet read.
+/// A checkpoint, its weights not yet read.
 pub struct Checkpoint {
     folder: PathBuf,
+    config_path: PathBuf,
     config: Map<String, Value>,
-    tensors: BTreeMap<String, TensorFile>,
-    shards: Vec<PathBuf>,
-    mapped: MmapedSafetensors,
+    tensors: BTreeMap<String, StoredTensor>,
+    files: Box<dyn Files>,
+}
+
+/// What the two kinds of checkpoint do each in their own way. Tensors go by Hugging Face's names.
+trait Files: Send + Sync {
+    fn tensor(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor>;
+    fn tokenizer(&self) -> Result<Tokenizer, CheckpointError>;
+    /// The file that the tokenizer comes from, for messages.
+    fn tokenizer_path(&self) -> PathBuf;
+    /// The file that lists the tensors, for messages.
+    fn weights_path(&self) -> PathBuf;
+    /// How the files themselves call a tensor.
+    fn spelling(&self, name: &str) -> String {
+        name.to_owned()
+    }
+    fn hashes(&self) -> Result<CheckpointHashes, CheckpointError>;
 }
 
 /// A tensor as its file's header declares it.
 #[derive(Clone, Debug)]
-struct TensorFile {
+struct StoredTensor {
     file: PathBuf,
+    /// The number format, as the file format spells it.
     dtype: String,
+    /// Its shape, as `torch` writes it.
     shape: Vec<usize>,
+    /// Whether the number format is one that we can turn into floats.
+    readable: bool,
 }
 
 /// A tensor that a config asks for.
@@ -44,56 +67,45 @@ pub struct TensorNeed {
 /// Hashes of what a checkpoint consists of, for provenance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckpointHashes {
-    /// SHA-256 of config.json.
+    /// SHA-256 of config.json; for a GGUF file, of the config made from its metadata.
     pub config: String,
-    /// SHA-256 of tokenizer.json.
+    /// SHA-256 of tokenizer.json; for a GGUF file, of the metadata that its tokenizer is made from.
     pub tokenizer: String,
     /// SHA-256 of every weight file, by name.
     pub weights: BTreeMap<String, String>,
 }
 
-/// A safetensors header is JSON of a few hundred bytes a tensor; the format's own readers refuse more than this.
-const LONGEST_HEADER: u64 = 100_000_000;
-
 impl Checkpoint {
-    /// Opens a folder: reads the config and every shard's header, and maps the weights.
+    /// Opens a folder or a GGUF file: reads the config and every header, and leaves the weights on the disk.
     ///
     /// # Errors
     /// When a file is missing, cut short, or not what its name says; the error names the file.
-    pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
-        if !folder.is_dir() {
-            return Err(CheckpointError::NoFolder { path: folder.to_owned() });
+    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
+        if path.is_dir() {
+            safetensors::open(path)
+        } else if gguf::is_one(path) {
+            gguf::open(path)
+        } else {
+            Err(CheckpointError::NoModel { path: path.to_owned() })
         }
-        let config = read_object(&folder.join("config.json"))?;
-        let shards = shards(folder)?;
-        let mut tensors = BTreeMap::new();
-        for shard in &shards {
-            tensors.extend(header(shard)?);
-        }
-        // SAFETY: the map is only read; a file that another program cuts short while we run ends the process, as with
-        // every reader of mapped weights.
-        #[allow(unsafe_code)]
-        let mapped = unsafe { MmapedSafetensors::multi(&shards) }
-            .map_err(|error| CheckpointError::Broken { path: folder.to_owned(), problem: error.to_string() })?;
-        Ok(Self { folder: folder.to_owned(), config, tensors, shards, mapped })
     }
 
-    /// The folder.
+    /// The folder that the files lie in.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// config.json.
+    /// config.json, or what a GGUF file's metadata say in its words.
     #[must_use]
     pub fn config(&self) -> &Map<String, Value> {
         &self.config
     }
 
-    /// Path of config.json, for messages.
+    /// The file that the config comes from, for messages.
     #[must_use]
     pub fn config_path(&self) -> PathBuf {
-        self.folder.join("config.json")
+        self.config_path.clone()
     }
 
     /// Whether there is such a tensor.
@@ -102,14 +114,18 @@ impl Checkpoint {
         self.tensors.contains_key(name)
     }
 
-    /// The number format that most of the weights are stored in, as safetensors spells it (`BF16`).
+    /// The number formats that the weights are stored in, as the files spell them: the largest share first, those of less
+    /// than a hundredth left out (`BF16`, `Q4_1 + Q8_0`).
     #[must_use]
     pub fn stored_dtype(&self) -> String {
         let mut sizes: BTreeMap<&str, usize> = BTreeMap::new();
         for tensor in self.tensors.values() {
             *sizes.entry(&tensor.dtype).or_default() += tensor.shape.iter().product::<usize>();
         }
-        sizes.into_iter().max_by_key(|(_, size)| *size).map_or_else(String::new, |(dtype, _)| dtype.to_owned())
+        let total: usize = sizes.values().sum();
+        let mut shares: Vec<_> = sizes.into_iter().filter(|(_, size)| *size >= total.div_ceil(100)).collect();
+        shares.sort_by_key(|&(_, size)| std::cmp::Reverse(size));
+        shares.into_iter().map(|(dtype, _)| dtype).collect::<Vec<_>>().join(" + ")
     }
 
     /// Compares the files with what a config asks for: every tensor there, of the right shape, in a float format, and none
@@ -121,20 +137,20 @@ impl Checkpoint {
         for need in needs {
             let Some(found) = self.tensors.get(&need.name) else {
                 return Err(CheckpointError::Missing {
-                    path: self.weights_path(),
-                    name: need.name.clone(),
+                    path: self.files.weights_path(),
+                    name: self.files.spelling(&need.name),
                     shape: need.shape.clone(),
                 });
             };
             if found.shape != need.shape {
                 return Err(CheckpointError::Shape {
                     path: found.file.clone(),
-                    name: need.name.clone(),
+                    name: self.files.spelling(&need.name),
                     found: found.shape.clone(),
                     wanted: need.shape.clone(),
                 });
             }
-            if !["F32", "F16", "BF16"].contains(&found.dtype.as_str()) {
+            if !found.readable {
                 return Err(CheckpointError::DType {
                     path: found.file.clone(),
                     name: need.name.clone(),
@@ -142,11 +158,11 @@ impl Checkpoint {
                 });
             }
         }
-        let needed: std::collections::BTreeSet<&str> = needs.iter().map(|need| need.name.as_str()).collect();
+        let needed: BTreeSet<&str> = needs.iter().map(|need| need.name.as_str()).collect();
         match self.tensors.iter().find(|(name, _)| !needed.contains(name.as_str()) && !ignored(name)) {
             Some((name, tensor)) => Err(CheckpointError::Unexpected {
                 path: tensor.file.clone(),
-                name: name.clone(),
+                name: self.files.spelling(name),
                 shape: tensor.shape.clone(),
             }),
             None => Ok(()),
@@ -158,18 +174,16 @@ impl Checkpoint {
     /// # Errors
     /// When the device has no room for it, or the file has no such tensor.
     pub fn tensor(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
-        self.mapped.load(name, device)?.to_dtype(dtype)
+        self.files.tensor(name, dtype, device)
     }
 
-    /// tokenizer.json, checked to fit an embedding of `vocabulary` rows.
+    /// The tokenizer, checked to fit an embedding of `vocabulary` rows.
     ///
     /// # Errors
     /// When the file is missing or broken, or belongs to another vocabulary.
     pub fn tokenizer(&self, vocabulary: usize) -> Result<Tokenizer, CheckpointError> {
-        let path = self.folder.join("tokenizer.json");
-        let bytes = read(&path)?;
-        let mut tokenizer = Tokenizer::from_bytes(&bytes)
-            .map_err(|error| CheckpointError::Broken { path: path.clone(), problem: error.to_string() })?;
+        let path = self.files.tokenizer_path();
+        let mut tokenizer = self.files.tokenizer()?;
         // Windows are full and never padded: whatever the file asks for in these two would change the counts.
         tokenizer.with_padding(None);
         tokenizer
@@ -188,102 +202,8 @@ impl Checkpoint {
     /// # Errors
     /// When a file cannot be read.
     pub fn hashes(&self) -> Result<CheckpointHashes, CheckpointError> {
-        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let weights = self.shards.iter().map(|shard| Ok((name(shard), sha256(shard)?)));
-        Ok(CheckpointHashes {
-            config: sha256(&self.config_path())?,
-            tokenizer: sha256(&self.folder.join("tokenizer.json"))?,
-            weights: weights.collect::<Result<_, CheckpointError>>()?,
-        })
+        self.files.hashes()
     }
-
-    fn weights_path(&self) -> PathBuf {
-        if let [single] = self.shards.as_slice() { single.clone() } else { self.folder.join(INDEX) }
-    }
-}
-
-const INDEX: &str = "model.safetensors.index.json";
-const SINGLE: &str = "model.safetensors";
-
-#[derive(Deserialize)]
-struct ShardIndex {
-    weight_map: BTreeMap<String, String>,
-}
-
-fn shards(folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
-    let single = folder.join(SINGLE);
-    let index = folder.join(INDEX);
-    if single.is_file() {
-        return Ok(vec![single]);
-    }
-    if !index.is_file() {
-        return Err(CheckpointError::NoWeights { path: folder.to_owned() });
-    }
-    let list: ShardIndex = serde_json::from_slice(&read(&index)?)
-        .map_err(|error| CheckpointError::Broken { path: index.clone(), problem: error.to_string() })?;
-    let names: std::collections::BTreeSet<&String> = list.weight_map.values().collect();
-    let mut shards = Vec::new();
-    for name in names {
-        // A shard lies beside its index: a name with a folder in it would leave the checkpoint.
-        if Path::new(name).file_name() != Some(std::ffi::OsStr::new(name)) {
-            return Err(CheckpointError::Broken {
-                path: index,
-                problem: format!("it names `{name}`, which is no file beside it"),
-            });
-        }
-        let shard = folder.join(name);
-        if !shard.is_file() {
-            let tensors = list.weight_map.values().filter(|file| *file == name).count();
-            return Err(CheckpointError::MissingShard { index, shard: name.clone(), tensors });
-        }
-        shards.push(shard);
-    }
-    Ok(shards)
-}
-
-#[derive(Deserialize)]
-struct HeaderEntry {
-    dtype: String,
-    shape: Vec<usize>,
-    data_offsets: (u64, u64),
-}
-
-/// The tensors of one safetensors file, read from its header alone; the file must be as long as the header says.
-fn header(path: &Path) -> Result<BTreeMap<String, TensorFile>, CheckpointError> {
-    let unreadable = |source| CheckpointError::Unreadable { path: path.to_owned(), source };
-    let broken = |problem: String| CheckpointError::Broken { path: path.to_owned(), problem };
-    let mut file = File::open(path).map_err(unreadable)?;
-    let length = file.metadata().map_err(unreadable)?.len();
-    let mut size = [0; 8];
-    file.read_exact(&mut size).map_err(|_| CheckpointError::Short {
-        path: path.to_owned(),
-        found: length,
-        wanted: 8,
-    })?;
-    let size = u64::from_le_bytes(size);
-    if size > LONGEST_HEADER {
-        return Err(broken(format!("it declares a header of {size} bytes; this is no safetensors file")));
-    }
-    if size + 8 > length {
-        return Err(CheckpointError::Short { path: path.to_owned(), found: length, wanted: size + 8 });
-    }
-    let mut json = vec![0; usize::try_from(size).expect("bounded above")];
-    file.read_exact(&mut json).map_err(unreadable)?;
-    let entries: BTreeMap<String, Value> =
-        serde_json::from_slice(&json).map_err(|error| broken(format!("its header is not JSON: {error}")))?;
-    let mut tensors = BTreeMap::new();
-    let mut end = 0;
-    for (name, entry) in entries.into_iter().filter(|(name, _)| name != "__metadata__") {
-        let entry: HeaderEntry =
-            serde_json::from_value(entry).map_err(|error| broken(format!("tensor `{name}`: {error}")))?;
-        end = end.max(entry.data_offsets.1);
-        tensors.insert(name, TensorFile { file: path.to_owned(), dtype: entry.dtype, shape: entry.shape });
-    }
-    let wanted = end.saturating_add(size + 8);
-    if wanted > length {
-        return Err(CheckpointError::Short { path: path.to_owned(), found: length, wanted });
-    }
-    Ok(tensors)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, CheckpointError> {
@@ -293,9 +213,8 @@ fn read(path: &Path) -> Result<Vec<u8>, CheckpointError> {
     })
 }
 
-fn read_object(path: &Path) -> Result<Map<String, Value>, CheckpointError> {
-    serde_json::from_slice(&read(path)?)
-        .map_err(|error| CheckpointError::Broken { path: path.to_owned(), problem: format!("no JSON object: {error}") })
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// SHA-256 of a file, in hexadecimal.
@@ -307,11 +226,11 @@ fn sha256(path: &Path) -> Result<String, CheckpointError> {
 /// What can be wrong with a checkpoint.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    /// No folder at the path.
+    /// Neither a folder nor a GGUF file at the path.
     #[error(
-        "{path}: there is no such model folder; a folder with config.json, tokenizer.json and model.safetensors is wanted"
+        "{path}: there is no such model; a folder with config.json, tokenizer.json and model.safetensors, or a GGUF file, is wanted"
     )]
-    NoFolder {
+    NoModel {
         /// The path.
         path: PathBuf,
     },
@@ -409,6 +328,9 @@ pub enum CheckpointError {
         /// Its shape.
         shape: Vec<usize>,
     },
+    /// What only a GGUF file can get wrong.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
     /// A tokenizer of another model.
     #[error(
         "{path}: has {tokenizer} token ids, but the model's embedding has {model} rows; it is another model's tokenizer"

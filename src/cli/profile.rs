@@ -23,7 +23,7 @@ use crate::{
 /// Every finished language is a file of its own: a run that is interrupted continues with the same command.
 #[derive(Args)]
 pub struct ProfileArgs {
-    #[arg(long, value_name = "DIR", help = model_help())]
+    #[arg(long, value_name = "DIR|FILE.gguf", help = model_help())]
     model: PathBuf,
     #[arg(long, value_name = "KIND:PATH", help = corpus_help())]
     corpus: String,
@@ -73,7 +73,7 @@ pub struct ProfileSettings {
     /// Number format to compute in.
     #[arg(long, default_value = "f32", value_parser = ["f32"])]
     pub dtype: String,
-    /// The model's name in the atlas, owner/name; the folder's name unless said.
+    /// The model's name in the atlas, owner/name; the folder's or the GGUF file's name unless said.
     #[arg(long, value_name = "ID")]
     pub model_id: Option<String>,
     /// The model's revision in the atlas.
@@ -87,7 +87,7 @@ pub struct ProfileSettings {
 fn model_help() -> String {
     let families = FAMILIES.iter().map(|family| format!("{} ({})", family.model_type, family.models));
     let families = families.collect::<Vec<_>>().join("; ");
-    format!("Model folder with config.json, tokenizer.json and safetensors. Families: {families}")
+    format!("Model folder with config.json, tokenizer.json and safetensors, or a GGUF file. Families: {families}")
 }
 
 fn corpus_help() -> String {
@@ -274,7 +274,8 @@ fn choose(corpus: &dyn Corpus, list: &str, shard: Option<(usize, usize)>) -> any
 
 fn folder_name(path: &Path) -> String {
     let absolute = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    absolute.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+    let name = absolute.file_name().map_or_else(|| "model".into(), std::ffi::OsStr::to_string_lossy);
+    name.strip_suffix(".gguf").unwrap_or(&name).to_owned()
 }
 
 fn separator(checkpoint: &Checkpoint, separator: Separator) -> anyhow::Result<Option<(Separator, u32)>> {

@@ -1,0 +1,162 @@
+//! A checkpoint as Hugging Face keeps it: a folder with config.json, tokenizer.json and safetensors, one file or shards with
+//! an index. In: the folder. Out: its config, its tokenizer, and the weights, mapped and not yet read.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use candle_core::{DType, Device, Tensor, safetensors::MmapedSafetensors};
+use serde::Deserialize;
+use serde_json::Value;
+use tokenizers::Tokenizer;
+
+use super::{Checkpoint, CheckpointError, CheckpointHashes, Files, StoredTensor, file_name, read, sha256};
+
+/// An open folder, its weights mapped into memory and not yet read.
+struct Folder {
+    folder: PathBuf,
+    shards: Vec<PathBuf>,
+    mapped: MmapedSafetensors,
+}
+
+/// A safetensors header is JSON of a few hundred bytes a tensor; the format's own readers refuse more than this.
+const LONGEST_HEADER: u64 = 100_000_000;
+
+/// Opens a folder: reads the config and every shard's header, and maps the weights.
+pub(super) fn open(folder: &Path) -> Result<Checkpoint, CheckpointError> {
+    let config_path = folder.join("config.json");
+    let config = serde_json::from_slice(&read(&config_path)?).map_err(|error| CheckpointError::Broken {
+        path: config_path.clone(),
+        problem: format!("no JSON object: {error}"),
+    })?;
+    let shards = shards(folder)?;
+    let mut tensors = BTreeMap::new();
+    for shard in &shards {
+        tensors.extend(header(shard)?);
+    }
+    // SAFETY: the map is only read; a file that another program cuts short while we run ends the process, as with
+    // every reader of mapped weights.
+    #[allow(unsafe_code)]
+    let mapped = unsafe { MmapedSafetensors::multi(&shards) }
+        .map_err(|error| CheckpointError::Broken { path: folder.to_owned(), problem: error.to_string() })?;
+    let files = Box::new(Folder { folder: folder.to_owned(), shards, mapped });
+    Ok(Checkpoint { folder: folder.to_owned(), config_path, config, tensors, files })
+}
+
+impl Files for Folder {
+    fn tensor(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
+        self.mapped.load(name, device)?.to_dtype(dtype)
+    }
+
+    fn tokenizer(&self) -> Result<Tokenizer, CheckpointError> {
+        let path = self.tokenizer_path();
+        Tokenizer::from_bytes(read(&path)?)
+            .map_err(|error| CheckpointError::Broken { path, problem: error.to_string() })
+    }
+
+    fn tokenizer_path(&self) -> PathBuf {
+        self.folder.join("tokenizer.json")
+    }
+
+    fn weights_path(&self) -> PathBuf {
+        if let [single] = self.shards.as_slice() { single.clone() } else { self.folder.join(INDEX) }
+    }
+
+    fn hashes(&self) -> Result<CheckpointHashes, CheckpointError> {
+        let weights = self.shards.iter().map(|shard| Ok((file_name(shard), sha256(shard)?)));
+        Ok(CheckpointHashes {
+            config: sha256(&self.folder.join("config.json"))?,
+            tokenizer: sha256(&self.tokenizer_path())?,
+            weights: weights.collect::<Result<_, CheckpointError>>()?,
+        })
+    }
+}
+
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+pub(super) const SINGLE: &str = "model.safetensors";
+
+#[derive(Deserialize)]
+struct ShardIndex {
+    weight_map: BTreeMap<String, String>,
+}
+
+fn shards(folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
+    let single = folder.join(SINGLE);
+    let index = folder.join(INDEX);
+    if single.is_file() {
+        return Ok(vec![single]);
+    }
+    if !index.is_file() {
+        return Err(CheckpointError::NoWeights { path: folder.to_owned() });
+    }
+    let list: ShardIndex = serde_json::from_slice(&read(&index)?)
+        .map_err(|error| CheckpointError::Broken { path: index.clone(), problem: error.to_string() })?;
+    let names: BTreeSet<&String> = list.weight_map.values().collect();
+    let mut shards = Vec::new();
+    for name in names {
+        // A shard lies beside its index: a name with a folder in it would leave the checkpoint.
+        if Path::new(name).file_name() != Some(std::ffi::OsStr::new(name)) {
+            return Err(CheckpointError::Broken {
+                path: index,
+                problem: format!("it names `{name}`, which is no file beside it"),
+            });
+        }
+        let shard = folder.join(name);
+        if !shard.is_file() {
+            let tensors = list.weight_map.values().filter(|file| *file == name).count();
+            return Err(CheckpointError::MissingShard { index, shard: name.clone(), tensors });
+        }
+        shards.push(shard);
+    }
+    Ok(shards)
+}
+
+#[derive(Deserialize)]
+struct HeaderEntry {
+    dtype: String,
+    shape: Vec<usize>,
+    data_offsets: (u64, u64),
+}
+
+/// The tensors of one safetensors file, read from its header alone; the file must be as long as the header says.
+fn header(path: &Path) -> Result<BTreeMap<String, StoredTensor>, CheckpointError> {
+    let unreadable = |source| CheckpointError::Unreadable { path: path.to_owned(), source };
+    let broken = |problem: String| CheckpointError::Broken { path: path.to_owned(), problem };
+    let mut file = File::open(path).map_err(unreadable)?;
+    let length = file.metadata().map_err(unreadable)?.len();
+    let mut size = [0; 8];
+    file.read_exact(&mut size).map_err(|_| CheckpointError::Short {
+        path: path.to_owned(),
+        found: length,
+        wanted: 8,
+    })?;
+    let size = u64::from_le_bytes(size);
+    if size > LONGEST_HEADER {
+        return Err(broken(format!("it declares a header of {size} bytes; this is no safetensors file")));
+    }
+    if size + 8 > length {
+        return Err(CheckpointError::Short { path: path.to_owned(), found: length, wanted: size + 8 });
+    }
+    let mut json = vec![0; usize::try_from(size).expect("bounded above")];
+    file.read_exact(&mut json).map_err(unreadable)?;
+    let entries: BTreeMap<String, Value> =
+        serde_json::from_slice(&json).map_err(|error| broken(format!("its header is not JSON: {error}")))?;
+    let mut tensors = BTreeMap::new();
+    let mut end = 0;
+    for (name, entry) in entries.into_iter().filter(|(name, _)| name != "__metadata__") {
+        let entry: HeaderEntry =
+            serde_json::from_value(entry).map_err(|error| broken(format!("tensor `{name}`: {error}")))?;
+        end = end.max(entry.data_offsets.1);
+        let readable = ["F32", "F16", "BF16"].contains(&entry.dtype.as_str());
+        let (file, shape) = (path.to_owned(), entry.shape);
+        tensors.insert(name, StoredTensor { file, dtype: entry.dtype, shape, readable });
+    }
+    let wanted = end.saturating_add(size + 8);
+    if wanted > length {
+        return Err(CheckpointError::Short { path: path.to_owned(), found: length, wanted });
+    }
+    Ok(tensors)
+}
