@@ -1,31 +1,48 @@
 //! A checkpoint as Hugging Face keeps it: a folder with config.json, tokenizer.json and safetensors, one file or shards with
-//! an index. In: the folder. Out: its config, its tokenizer, and the weights, mapped and not yet read.
+//! an index. In: the folder. Out: its config, its tokenizer, and the weights, read one by one when they are asked for.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
-    io::Read,
+    io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 
-use candle_core::{DType, Device, Tensor, safetensors::MmapedSafetensors};
+use candle_core::{DType, Device, Tensor, WithDType};
+use half::{bf16, f16};
+use rayon::prelude::*;
+use safetensors::tensor::Metadata;
 use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use super::{Checkpoint, CheckpointError, CheckpointHashes, Files, StoredTensor, file_name, read, sha256};
 
-/// An open folder, its weights mapped into memory and not yet read.
+/// An open folder, its weights not yet read.
+///
+/// They are not mapped either: a mapped file that another program cuts short ends the process, and its pages would count as
+/// ours on top of the converted weights.
 struct Folder {
     folder: PathBuf,
     shards: Vec<PathBuf>,
-    mapped: MmapedSafetensors,
+    places: BTreeMap<String, Place>,
 }
+
+/// Where a tensor's values lie in a file.
+struct Place {
+    file: PathBuf,
+    start: u64,
+    dtype: String,
+    shape: Vec<usize>,
+}
+
+/// Values that one task reads and converts.
+const CHUNK: usize = 1 << 20;
 
 /// A safetensors header is JSON of a few hundred bytes a tensor; the format's own readers refuse more than this.
 const LONGEST_HEADER: u64 = 100_000_000;
 
-/// Opens a folder: reads the config and every shard's header, and maps the weights.
+/// Opens a folder: reads the config and every shard's header.
 pub(super) fn open(folder: &Path) -> Result<Checkpoint, CheckpointError> {
     let config_path = folder.join("config.json");
     let config = serde_json::from_slice(&read(&config_path)?).map_err(|error| CheckpointError::Broken {
@@ -33,22 +50,29 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint, CheckpointError> {
         problem: format!("no JSON object: {error}"),
     })?;
     let shards = shards(folder)?;
-    let mut tensors = BTreeMap::new();
+    let (mut tensors, mut places) = (BTreeMap::new(), BTreeMap::new());
     for shard in &shards {
-        tensors.extend(header(shard)?);
+        for (name, place) in header(shard)? {
+            let (file, dtype, shape) = (place.file.clone(), place.dtype.clone(), place.shape.clone());
+            let readable = width(&dtype).is_some();
+            tensors.insert(name.clone(), StoredTensor { file, dtype, shape, readable });
+            places.insert(name, place);
+        }
     }
-    // SAFETY: the map is only read; a file that another program cuts short while we run ends the process, as with
-    // every reader of mapped weights.
-    #[allow(unsafe_code)]
-    let mapped = unsafe { MmapedSafetensors::multi(&shards) }
-        .map_err(|error| CheckpointError::Broken { path: folder.to_owned(), problem: error.to_string() })?;
-    let files = Box::new(Folder { folder: folder.to_owned(), shards, mapped });
+    let files = Box::new(Folder { folder: folder.to_owned(), shards, places });
     Ok(Checkpoint { folder: folder.to_owned(), config_path, config, tensors, files })
 }
 
 impl Files for Folder {
     fn tensor(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
-        self.mapped.load(name, device)?.to_dtype(dtype)
+        let Some(place) = self.places.get(name) else { candle_core::bail!("no file has a tensor `{name}`") };
+        let shape = place.shape.as_slice();
+        match dtype {
+            DType::F32 => Tensor::from_vec(place.values(|value| value)?, shape, device),
+            DType::F16 => Tensor::from_vec(place.values(f16::from_f32)?, shape, device),
+            DType::BF16 => Tensor::from_vec(place.values(bf16::from_f32)?, shape, device),
+            other => candle_core::bail!("weights are not converted to {other:?}"),
+        }
     }
 
     fn tokenizer(&self) -> Result<Tokenizer, CheckpointError> {
@@ -72,6 +96,37 @@ impl Files for Folder {
             tokenizer: sha256(&self.tokenizer_path())?,
             weights: weights.collect::<Result<_, CheckpointError>>()?,
         })
+    }
+}
+
+/// Bytes of one value.
+fn width(dtype: &str) -> Option<usize> {
+    match dtype {
+        "F32" => Some(4),
+        "F16" | "BF16" => Some(2),
+        _ => None,
+    }
+}
+
+impl Place {
+    /// All values, converted chunk by chunk on the way, so that they are never held twice.
+    fn values<T: WithDType>(&self, convert: impl Fn(f32) -> T + Sync) -> candle_core::Result<Vec<T>> {
+        let Some(width) = width(&self.dtype) else { candle_core::bail!("{} is no float format", self.dtype) };
+        let mut values = vec![T::zero(); self.shape.iter().product()];
+        values.par_chunks_mut(CHUNK).enumerate().try_for_each(|(i, values)| {
+            let mut bytes = vec![0; values.len() * width];
+            let mut file = File::open(&self.file)?;
+            file.seek(SeekFrom::Start(self.start + (i * CHUNK * width) as u64))?;
+            file.read_exact(&mut bytes)?;
+            let pairs = values.iter_mut().zip(bytes.chunks_exact(width));
+            match self.dtype.as_str() {
+                "F32" => pairs.for_each(|(to, b)| *to = convert(f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
+                "F16" => pairs.for_each(|(to, b)| *to = convert(f16::from_le_bytes([b[0], b[1]]).to_f32())),
+                _ => pairs.for_each(|(to, b)| *to = convert(bf16::from_le_bytes([b[0], b[1]]).to_f32())),
+            }
+            std::io::Result::Ok(())
+        })?;
+        Ok(values)
     }
 }
 
@@ -122,7 +177,7 @@ struct HeaderEntry {
 }
 
 /// The tensors of one safetensors file, read from its header alone; the file must be as long as the header says.
-fn header(path: &Path) -> Result<BTreeMap<String, StoredTensor>, CheckpointError> {
+fn header(path: &Path) -> Result<BTreeMap<String, Place>, CheckpointError> {
     let unreadable = |source| CheckpointError::Unreadable { path: path.to_owned(), source };
     let broken = |problem: String| CheckpointError::Broken { path: path.to_owned(), problem };
     let mut file = File::open(path).map_err(unreadable)?;
@@ -150,13 +205,14 @@ fn header(path: &Path) -> Result<BTreeMap<String, StoredTensor>, CheckpointError
         let entry: HeaderEntry =
             serde_json::from_value(entry).map_err(|error| broken(format!("tensor `{name}`: {error}")))?;
         end = end.max(entry.data_offsets.1);
-        let readable = ["F32", "F16", "BF16"].contains(&entry.dtype.as_str());
-        let (file, shape) = (path.to_owned(), entry.shape);
-        tensors.insert(name, StoredTensor { file, dtype: entry.dtype, shape, readable });
+        let (file, start) = (path.to_owned(), (size + 8).saturating_add(entry.data_offsets.0));
+        tensors.insert(name, Place { file, start, dtype: entry.dtype, shape: entry.shape });
     }
     let wanted = end.saturating_add(size + 8);
     if wanted > length {
         return Err(CheckpointError::Short { path: path.to_owned(), found: length, wanted });
     }
+    // That every tensor has the bytes that its shape asks for, and that none overlap, is for the format's own reader to say.
+    serde_json::from_slice::<Metadata>(&json).map_err(|error| broken(error.to_string()))?;
     Ok(tensors)
 }
