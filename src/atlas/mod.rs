@@ -15,7 +15,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use self::table::Table;
 pub use self::{
     build::{Evidence, Identification, Release, build, check_place},
     manifest::{FileEntry, MANIFEST, Manifest},
