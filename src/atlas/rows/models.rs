@@ -16,7 +16,9 @@ pub struct ModelRow {
     pub architecture: String,
     /// Decoder layers.
     pub layers: usize,
-    /// Neurons per layer.
+    /// Experts per layer that a router chooses from; 1 in a dense model. Added in 1.1.
+    pub experts: usize,
+    /// Neurons per expert, which are those of a layer in a dense model.
     pub width: usize,
     /// Parameters.
     pub parameters: u64,
@@ -33,12 +35,12 @@ pub struct ModelRow {
 }
 
 impl ModelRow {
-    const SCHEMA: (&str, &str) = ("neuroglot.models", "1.0");
+    const SCHEMA: (&str, &str) = ("neuroglot.models", "1.1");
 
     /// The grid of its neurons.
     #[must_use]
     pub fn shape(&self) -> FfnShape {
-        FfnShape { layers: self.layers, width: self.width }
+        FfnShape { layers: self.layers, experts: self.experts, width: self.width }
     }
 
     pub(in crate::atlas) fn write(rows: &[Self], place: &Path) -> Result<usize, AtlasError> {
@@ -47,6 +49,7 @@ impl ModelRow {
             .optional_text("revision", rows.iter().map(|row| row.revision.as_ref()))
             .text("architecture", rows.iter().map(|row| &row.architecture))
             .i32("layers", rows.iter().map(|row| row.layers as i32))
+            .i32("experts", rows.iter().map(|row| row.experts as i32))
             .i32("width", rows.iter().map(|row| row.width as i32))
             .i64("parameters", rows.iter().map(|row| row.parameters as i64))
             .text("dtype", rows.iter().map(|row| &row.dtype))
@@ -59,7 +62,8 @@ impl ModelRow {
 
     pub(in crate::atlas) fn read(path: &Path) -> Result<Vec<Self>, AtlasError> {
         let table = Columns::read(path, Self::SCHEMA)?;
-        let (layers, width) = (table.counts("layers")?, table.counts("width")?);
+        let (layers, experts, width) =
+            (table.counts("layers")?, table.added_counts("experts", 1)?, table.counts("width")?);
         let (ids, revisions, licences) =
             (table.text("id")?, table.optional_text("revision")?, table.optional_text("licence")?);
         let (architectures, parameters, dtypes) =
@@ -71,6 +75,7 @@ impl ModelRow {
             revision: revisions[i].clone(),
             architecture: architectures[i].clone(),
             layers: layers[i],
+            experts: experts[i],
             width: width[i],
             parameters: parameters[i],
             dtype: dtypes[i].clone(),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Columns, Table, floats32};
-use crate::{atlas::AtlasError, language::LanguageCode};
+use crate::{atlas::AtlasError, language::LanguageCode, neuron::NeuronId};
 
 /// A neuron that serves a language, `data/neurons/MODEL/METHOD.parquet`.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,17 +18,19 @@ pub struct NeuronRow {
     pub language: LanguageCode,
     /// Layer.
     pub layer: usize,
-    /// Index within the layer.
+    /// Expert within the layer; 0 in a dense model. Added in 1.1.
+    pub expert: usize,
+    /// Index within the expert, which is that within the layer in a dense model.
     pub neuron: usize,
     /// Place by entropy, from 0, over all layers.
     pub rank: u32,
     /// Entropy over the languages, in nats.
     pub entropy: Option<f32>,
-    /// Share of the language's tokens at which it is active.
+    /// Share of the language's tokens at which it is active; of those that are routed to its expert, where there are experts.
     pub probability: Option<f32>,
     /// The language's part of its probabilities summed over all languages.
     pub share: Option<f32>,
-    /// Mean of its activation over the language's tokens.
+    /// Mean of its activation over the same tokens.
     pub mean_activation: Option<f32>,
     /// Probability above the activation bar.
     pub margin: Option<f32>,
@@ -41,7 +43,13 @@ pub struct NeuronRow {
 }
 
 impl NeuronRow {
-    const SCHEMA: (&str, &str) = ("neuroglot.neurons", "1.0");
+    const SCHEMA: (&str, &str) = ("neuroglot.neurons", "1.1");
+
+    /// Which neuron of the model.
+    #[must_use]
+    pub fn id(&self) -> NeuronId {
+        NeuronId { layer: self.layer, expert: self.expert, index: self.neuron }
+    }
 
     /// Writes a table of neurons; returns its number of rows.
     ///
@@ -54,6 +62,7 @@ impl NeuronRow {
             .text("method", rows.iter().map(|row| &row.method))
             .text("language", rows.iter().map(|row| row.language.to_string()))
             .i16("layer", rows.iter().map(|row| row.layer as i16))
+            .i16("expert", rows.iter().map(|row| row.expert as i16))
             .i32("neuron", rows.iter().map(|row| row.neuron as i32))
             .i32("rank", rows.iter().map(|row| row.rank as i32))
             .optional_f32("entropy", rows.iter().map(|row| row.entropy))
@@ -70,11 +79,12 @@ impl NeuronRow {
     /// Reads a table of neurons.
     ///
     /// # Errors
-    /// When the file is broken, or its rows are not sorted by language, layer and neuron.
+    /// When the file is broken, or its rows are not sorted by language, layer, expert and neuron.
     pub fn read(path: &Path) -> Result<Vec<Self>, AtlasError> {
         let table = Columns::read(path, Self::SCHEMA)?;
         let (models, runs, methods) = (table.text("model")?, table.text("run")?, table.text("method")?);
-        let (languages, layers, neurons) = (table.parsed("language")?, table.counts("layer")?, table.counts("neuron")?);
+        let (languages, layers) = (table.parsed("language")?, table.counts("layer")?);
+        let (experts, neurons) = (table.added_counts("expert", 0)?, table.counts("neuron")?);
         let (ranks, entropies) = (table.counts("rank")?, floats32(table.optional_float("entropy")?));
         let (probabilities, shares) =
             (floats32(table.optional_float("probability")?), floats32(table.optional_float("share")?));
@@ -91,6 +101,7 @@ impl NeuronRow {
             method: methods[i].clone(),
             language: languages[i],
             layer: layers[i],
+            expert: experts[i],
             neuron: neurons[i],
             rank: ranks[i],
             entropy: entropies[i],
@@ -103,10 +114,10 @@ impl NeuronRow {
             class: classes[i].clone(),
         };
         let rows: Vec<Self> = (0..table.rows()).map(row).collect();
-        if rows.is_sorted_by_key(|row| (row.language, row.layer, row.neuron)) {
+        if rows.is_sorted_by_key(|row| (row.language, row.id())) {
             Ok(rows)
         } else {
-            Err(AtlasError::broken(path, "is not sorted by language, layer and neuron"))
+            Err(AtlasError::broken(path, "is not sorted by language, layer, expert and neuron"))
         }
     }
 }

@@ -33,7 +33,7 @@ pub fn spec(config: &mut Config) -> Result<DecoderSpec, ConfigError> {
     Ok(DecoderSpec {
         vocabulary: config.size("vocab_size")?,
         hidden,
-        ffn: FfnShape { layers: config.layers("num_hidden_layers")?, width: config.size("intermediate_size")? },
+        ffn: FfnShape::dense(config.layers("num_hidden_layers")?, config.size("intermediate_size")?),
         heads,
         kv_heads,
         head_dim,
