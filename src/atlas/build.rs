@@ -14,7 +14,7 @@ use crate::{
     identify::{Class, Overlap, SelectedNeuron, Selection, Stability, class},
     language::{LanguageCode, Registry},
     output,
-    profile::{Profile, ProfileFolder, canonical, write_counts},
+    profile::{Profile, ProfileFolder, TableLayout, canonical, write_counts, write_routed},
     tokens::Coverage,
 };
 
@@ -109,6 +109,7 @@ impl Identification<'_> {
             revision: card.revision.clone(),
             architecture: card.architecture.clone(),
             layers: card.spec.ffn.layers,
+            experts: card.spec.ffn.experts,
             width: card.spec.ffn.width,
             parameters: card.parameters,
             dtype: card.dtype.clone(),
@@ -205,7 +206,7 @@ impl Identification<'_> {
                 });
             }
         }
-        rows.sort_by_key(|row| (row.language, row.layer, row.neuron));
+        rows.sort_by_key(|row| (row.language, row.id()));
         rows
     }
 
@@ -218,6 +219,7 @@ impl Identification<'_> {
             method: String::new(),
             language: self.selection.languages[language],
             layer: neuron.id.layer,
+            expert: neuron.id.expert,
             neuron: neuron.id.index,
             rank: neuron.rank,
             entropy: Some(neuron.entropy as f32),
@@ -281,7 +283,8 @@ pub fn build(place: &Path, release: &Release, identifications: &[Identification]
     let mut rows: BTreeMap<String, Option<usize>> = BTreeMap::new();
     if let Some(before) = &before {
         for file in &before.manifest.files {
-            let replaced = folders.iter().any(|folder| file.path.starts_with(&format!("data/counts/{folder}/")));
+            let of_counts = |folder| ["counts", "routed"].map(|kind| format!("data/{kind}/{folder}/"));
+            let replaced = folders.iter().flat_map(of_counts).any(|folder| file.path.starts_with(&folder));
             if !replaced {
                 rows.insert(file.path.clone(), file.rows);
             }
@@ -301,7 +304,7 @@ pub fn build(place: &Path, release: &Release, identifications: &[Identification]
     let results = tables.results();
     let table_rows =
         rows.iter().filter(|(path, _)| path.starts_with("data/neurons")).filter_map(|(_, rows)| *rows).sum();
-    let configs = ["neurons", "counts", "models", "languages", "runs", "coverage", "overlap", "stability"];
+    let configs = ["neurons", "counts", "routed", "models", "languages", "runs", "coverage", "overlap", "stability"];
     let has_rows = |name: &&str| {
         rows.iter().any(|(path, rows)| {
             rows.is_some_and(|rows| rows > 0)
@@ -408,22 +411,34 @@ fn set(
     neuron_set(found.selection.shape, &rows[start..end], rate)
 }
 
-/// The counts of every language of the profile, in parts, each language's rows in one group.
+/// The counts of every language of the profile, in parts, each language's rows in one group; beside them, of a model with experts,
+/// the tokens that were routed to each.
 fn write_all_counts(
     place: &Path,
     profile: &ProfileFolder,
     rows: &mut BTreeMap<String, Option<usize>>,
 ) -> Result<(), AtlasError> {
     let head = &profile.head;
-    let languages = profile.languages()?;
-    let per_part = (PART_ROWS / head.model.spec.ffn.neurons()).max(1);
+    let (shape, languages) = (head.model.spec.ffn, profile.languages()?);
+    let layout = TableLayout {
+        run: head.run.clone(),
+        tokens: head.parameters.tokens,
+        folds: head.parameters.folds,
+        experts: true,
+        further: vec![("neuroglot.run".to_owned(), head.run.clone())],
+        group_rows: GROUP_ROWS,
+    };
+    let per_part = (PART_ROWS / shape.neurons()).max(1);
     for (part, languages) in languages.chunks(per_part).enumerate() {
-        let path = format!("data/counts/{}/part-{part:05}.parquet", model_folder(&head.model.id));
+        let path = |kind: &str| format!("data/{kind}/{}/part-{part:05}.parquet", model_folder(&head.model.id));
         let profiles = languages.iter().map(|&language| profile.read(language).map(published));
-        let further = vec![("neuroglot.run".to_owned(), head.run.clone())];
-        let (tokens, folds) = (head.parameters.tokens, head.parameters.folds);
-        let written = write_counts(&place.join(&path), &head.run, tokens, profiles, folds, further, GROUP_ROWS)?;
-        rows.insert(path, Some(written));
+        let written = write_counts(&place.join(path("counts")), &layout, profiles)?;
+        rows.insert(path("counts"), Some(written));
+        if shape.is_routed() {
+            let routed = languages.iter().map(|&language| Ok((language, profile.routed(language)?)));
+            let written = write_routed(&place.join(path("routed")), &layout, shape, routed)?;
+            rows.insert(path("routed"), Some(written));
+        }
     }
     Ok(())
 }

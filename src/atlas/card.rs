@@ -26,7 +26,7 @@ pub fn card(
     codes.sort();
     codes.dedup();
     let config = |name: &&str| {
-        let many = ["neurons", "counts", "overlap", "stability"].contains(name);
+        let many = ["neurons", "counts", "routed", "overlap", "stability"].contains(name);
         let files = if many { format!("data/{name}/**/*.parquet") } else { format!("data/{name}.parquet") };
         json!({ "name": name, "files": files, "default": *name == "neurons" })
     };
@@ -46,6 +46,7 @@ pub fn card(
             "id": model.id,
             "folder": super::model_folder(&model.id),
             "layers": model.layers,
+            "experts": model.experts,
             "width": model.width,
             "rates": of_model.iter().flat_map(|result| &result.rates).collect::<Vec<_>>(),
             "notes": of_model.iter().flat_map(|result| &result.notes).collect::<Vec<_>>(),

@@ -8,21 +8,31 @@ use serde_json::json;
 use super::{AtlasError, pth};
 use crate::{
     language::LanguageCode,
-    neuron::{FfnShape, NeuronId, NeuronSet},
+    neuron::{FfnShape, NeuronSet},
     output,
 };
 
 /// How a mask is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum MaskFormat {
-    /// `U8 [layers, ceil(width / 8)]`, bit j of byte i (little) is neuron 8·i + j; one tensor per language.
+    /// `U8 [layers, ceil(experts · width / 8)]`, one tensor per language: bit j of byte i (little) is neuron n = 8·i + j of the
+    /// layer, which is neuron n mod width of expert n div width. A dense model is its only expert.
     Safetensors,
-    /// Lists of indices per layer.
+    /// Lists of indices per layer; where there are experts, per layer and expert.
     Json,
-    /// Rows of layer, neuron and their evidence.
+    /// Rows of layer, expert, neuron and their evidence.
     Parquet,
-    /// `torch.save` of `list[language][layer]` of int64 tensors, as published LAPE code reads it.
+    /// `torch.save` of `list[language][layer]` of int64 tensors, as published LAPE code reads it. Refused where there are experts:
+    /// that code takes a layer's indices for rows of one gate projection.
     Pth,
+}
+
+impl MaskFormat {
+    /// Whether masks over a grid can be written so.
+    #[must_use]
+    pub fn holds(self, shape: FfnShape) -> bool {
+        self != Self::Pth || !shape.is_routed()
+    }
 }
 
 /// What a mask is of.
@@ -55,14 +65,23 @@ pub struct MaskSet {
 
 impl MaskSet {
     /// The bytes of a safetensors, JSON or pth file; a Parquet mask is a part of the neurons table instead.
-    #[must_use]
-    pub fn bytes(&self, format: MaskFormat) -> Option<Vec<u8>> {
-        match format {
+    ///
+    /// # Errors
+    /// When the format has no place for the model's experts.
+    pub fn bytes(&self, format: MaskFormat) -> Result<Option<Vec<u8>>, AtlasError> {
+        if let Some(shape) = self.shape().filter(|&shape| !format.holds(shape)) {
+            return Err(AtlasError::ExpertsInPth { shape });
+        }
+        Ok(match format {
             MaskFormat::Safetensors => Some(self.safetensors()),
             MaskFormat::Json => Some(self.json()),
             MaskFormat::Pth => Some(pth::lists(&self.sets.values().map(NeuronSet::layers).collect::<Vec<_>>())),
             MaskFormat::Parquet => None,
-        }
+        })
+    }
+
+    fn shape(&self) -> Option<FfnShape> {
+        self.sets.values().next().map(NeuronSet::shape)
     }
 
     fn metadata(&self) -> BTreeMap<&str, String> {
@@ -79,8 +98,15 @@ impl MaskSet {
             ("bits", "bit j of byte i (least significant first) is neuron 8*i+j".to_owned()),
         ]);
         pairs.extend(mask.revision.clone().map(|revision| ("revision", revision)));
-        if let Some(shape) = self.sets.values().next().map(NeuronSet::shape) {
+        if let Some(shape) = self.shape() {
             pairs.extend([("layers", shape.layers.to_string()), ("width", shape.width.to_string())]);
+            if shape.is_routed() {
+                pairs.insert("neuroglot.schema_version", "1.1".to_owned());
+                pairs.insert("experts", shape.experts.to_string());
+                let bits =
+                    "bit j of byte i (least significant first) is n = 8*i+j: expert n // width, neuron n % width";
+                pairs.insert("bits", bits.to_owned());
+            }
         }
         pairs
     }
@@ -93,7 +119,7 @@ impl MaskSet {
         for (language, set) in &self.sets {
             let start = data.len();
             data.extend(pack(set));
-            let shape = [set.shape().layers, set.shape().width.div_ceil(8)];
+            let shape = [set.shape().layers, set.shape().layer_width().div_ceil(8)];
             header.insert(
                 language.to_string(),
                 json!({ "dtype": "U8", "shape": shape, "data_offsets": [start, data.len()] }),
@@ -105,8 +131,8 @@ impl MaskSet {
     }
 
     fn json(&self) -> Vec<u8> {
-        let languages: BTreeMap<String, &[Vec<u32>]> =
-            self.sets.iter().map(|(language, set)| (language.to_string(), set.layers())).collect();
+        let languages: BTreeMap<String, serde_json::Value> =
+            self.sets.iter().map(|(language, set)| (language.to_string(), indices(set))).collect();
         let mut json =
             serde_json::to_vec(&json!({ "metadata": self.metadata(), "languages": languages })).expect("plain data");
         json.push(b'\n');
@@ -122,7 +148,7 @@ impl MaskSet {
             std::fs::read(path).map_err(|error| AtlasError::broken(path, format!("cannot be read: {error}")))?;
         let file = SafeTensors::deserialize(&bytes)
             .map_err(|error| AtlasError::broken(path, format!("is not a safetensors file: {error}")))?;
-        let wanted = [shape.layers, shape.width.div_ceil(8)];
+        let wanted = [shape.layers, shape.layer_width().div_ceil(8)];
         let mut sets = BTreeMap::new();
         for (name, tensor) in file.tensors() {
             if tensor.dtype() != safetensors::Dtype::U8 || tensor.shape() != wanted {
@@ -134,7 +160,7 @@ impl MaskSet {
                 return Err(AtlasError::broken(path, problem));
             }
             let set = unpack(tensor.data(), shape).ok_or_else(|| {
-                AtlasError::broken(path, format!("tensor `{name}` has bits beyond neuron {}", shape.width))
+                AtlasError::broken(path, format!("tensor `{name}` has bits beyond neuron {}", shape.layer_width()))
             })?;
             sets.insert(name.parse()?, set);
         }
@@ -143,24 +169,37 @@ impl MaskSet {
 
     /// Writes a file of any format but Parquet.
     pub(super) fn write(&self, place: &Path, format: MaskFormat) -> Result<(), AtlasError> {
-        let bytes = self.bytes(format).expect("Parquet masks are written as tables");
+        let bytes = self.bytes(format)?.expect("Parquet masks are written as tables");
         Ok(output::write(place, &bytes)?)
     }
 }
 
+/// `[layer]` lists of indices; `[layer][expert]` where there are experts.
+fn indices(set: &NeuronSet) -> serde_json::Value {
+    let shape = set.shape();
+    if !shape.is_routed() {
+        return json!(set.layers());
+    }
+    let experts = |layer| (0..shape.experts).map(move |expert| set.expert(layer, expert).collect::<Vec<_>>());
+    json!((0..shape.layers).map(|layer| experts(layer).collect::<Vec<_>>()).collect::<Vec<_>>())
+}
+
 fn pack(set: &NeuronSet) -> Vec<u8> {
-    let bytes = set.shape().width.div_ceil(8);
+    let bytes = set.shape().layer_width().div_ceil(8);
     let mut bits = vec![0u8; set.shape().layers * bytes];
-    for neuron in set.iter() {
-        bits[neuron.layer * bytes + neuron.index / 8] |= 1 << (neuron.index % 8);
+    for (layer, row) in set.layers().iter().enumerate() {
+        for &place in row {
+            bits[layer * bytes + place as usize / 8] |= 1 << (place % 8);
+        }
     }
     bits
 }
 
 fn unpack(bits: &[u8], shape: FfnShape) -> Option<NeuronSet> {
-    let bytes = shape.width.div_ceil(8);
-    let set = (0..shape.layers).flat_map(|layer| (0..bytes * 8).map(move |index| NeuronId { layer, index }));
-    let set: Vec<NeuronId> =
-        set.filter(|neuron| bits[neuron.layer * bytes + neuron.index / 8] >> (neuron.index % 8) & 1 == 1).collect();
-    set.iter().all(|neuron| neuron.index < shape.width).then(|| NeuronSet::new(shape, set))
+    let (bytes, width) = (shape.layer_width().div_ceil(8), shape.layer_width());
+    let places = (0..shape.layers).flat_map(|layer| (0..bytes * 8).map(move |place| (layer, place)));
+    let set: Vec<(usize, usize)> =
+        places.filter(|(layer, place)| bits[layer * bytes + place / 8] >> (place % 8) & 1 == 1).collect();
+    let id = |&(layer, place): &(usize, usize)| shape.neuron(layer * width + place);
+    set.iter().all(|&(_, place)| place < width).then(|| NeuronSet::new(shape, set.iter().map(id)))
 }

@@ -15,7 +15,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use self::table::Table;
 pub use self::{
     build::{Evidence, Identification, Release, build, check_place},
     manifest::{FileEntry, MANIFEST, Manifest},
@@ -29,7 +28,7 @@ pub use self::{
 use crate::{
     identify::IdentifyError,
     language::{LanguageCode, LanguageError},
-    neuron::{FfnShape, NeuronId, NeuronSet},
+    neuron::{FfnShape, NeuronSet},
     output::OutputError,
     profile::ProfileError,
 };
@@ -88,6 +87,15 @@ pub enum AtlasError {
         language: LanguageCode,
         /// How many there are.
         languages: usize,
+    },
+    /// A mask of experts in a format that has no place for them.
+    #[error(
+        "a pth mask lists the neurons of each layer, as published code reads them, and has no place for experts (the model has \
+         {shape}); choose safetensors, json or parquet"
+    )]
+    ExpertsInPth {
+        /// The model's grid.
+        shape: FfnShape,
     },
     /// A rate that the atlas does not hold.
     #[error("{path}: was not identified at --top-rate {asked}; it holds {held}")]
@@ -151,7 +159,7 @@ pub struct Atlas {
 /// What one method found in one model.
 #[derive(Clone, Debug, Default)]
 pub struct MethodTables {
-    /// Neurons of every language, by language, layer and neuron.
+    /// Neurons of every language, by language, layer, expert and neuron.
     pub neurons: Vec<NeuronRow>,
     /// Pairs of languages.
     pub overlap: Vec<OverlapRow>,
@@ -294,5 +302,5 @@ impl MethodTables {
 /// The rows' neurons up to a rate.
 fn neuron_set(shape: FfnShape, rows: &[NeuronRow], rate: &RateResult) -> NeuronSet {
     let within = rows.iter().filter(|row| rate.includes(row.rank));
-    NeuronSet::new(shape, within.map(|row| NeuronId { layer: row.layer, index: row.neuron }))
+    NeuronSet::new(shape, within.map(NeuronRow::id))
 }

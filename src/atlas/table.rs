@@ -159,6 +159,14 @@ impl<'a> Columns<'a> {
         values.map(count).collect()
     }
 
+    /// As [`Columns::counts`], of a column that a minor version added: a table that is older has `before` throughout.
+    pub fn added_counts<T: TryFrom<i64> + Clone>(&self, name: &str, before: T) -> Result<Vec<T>, AtlasError> {
+        match self.batch.column_by_name(name) {
+            Some(_) => self.counts(name),
+            None => Ok(vec![before; self.rows()]),
+        }
+    }
+
     pub fn optional_float(&self, name: &str) -> Result<Vec<Option<f64>>, AtlasError> {
         Ok(self.column(name, &DataType::Float64)?.as_primitive::<Float64Type>().iter().collect())
     }

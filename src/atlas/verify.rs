@@ -7,8 +7,8 @@ use std::{
 
 use serde::Serialize;
 
-use super::{Atlas, AtlasError, FileEntry, MANIFEST, Manifest, MaskSet, model_folder, neuron_set};
-use crate::profile::CountsReader;
+use super::{Atlas, AtlasError, FileEntry, MANIFEST, Manifest, MaskSet, ModelRow, model_folder, neuron_set};
+use crate::profile::{CountsReader, ProfileError, RoutedTable};
 
 /// One thing that was checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -79,38 +79,62 @@ fn strangers(atlas: &Path, manifest: &Manifest) -> Vec<Check> {
     found
 }
 
-/// Every part of the counts is a whole number of grids, and no count is above its fold's tokens.
+/// Every part of the counts is a whole number of grids, and no neuron is active in more tokens of a fold than were run, or than went
+/// to its expert.
 fn check_counts(atlas: &Atlas) -> Vec<Check> {
     let mut checks = Vec::new();
     for model in &atlas.models {
         let prefix = format!("data/counts/{}/", model_folder(&model.id));
         for file in atlas.manifest.files.iter().filter(|file| file.path.starts_with(&prefix)) {
-            let read = CountsReader::open(&atlas.path.join(&file.path)).and_then(|reader| {
-                let run = reader.metadata("neuroglot.run").unwrap_or_default();
-                Ok((run, reader.read(model.shape())?))
-            });
-            let problem = match read {
-                Err(error) => Some(error.to_string()),
-                Ok((run, table)) => {
-                    let tokens: BTreeMap<String, &Vec<u64>> = atlas
-                        .coverage
-                        .iter()
-                        .filter(|row| row.run == run)
-                        .map(|row| (row.language.to_string(), &row.fold_tokens))
-                        .collect();
-                    table.languages.iter().zip(&table.tallies).find_map(|(language, tally)| {
-                        // A language that was counted and not compared has counts and no coverage row.
-                        let tokens = tokens.get(language)?;
-                        let above =
-                            tally.active.iter().zip(*tokens).any(|(active, tokens)| active.iter().any(|n| n > tokens));
-                        above.then(|| format!("{language}: a neuron is active in more tokens than were run"))
-                    })
-                }
-            };
+            let problem = counts_problem(atlas, model, &file.path).unwrap_or_else(|error| Some(error.to_string()));
             checks.push(Check { what: format!("{} against coverage", file.path), problem });
         }
     }
     checks
+}
+
+/// What is wrong with a part of the counts.
+fn counts_problem(atlas: &Atlas, model: &ModelRow, path: &str) -> Result<Option<String>, ProfileError> {
+    let (shape, place) = (model.shape(), atlas.path.join(path));
+    let reader = CountsReader::open(&place)?;
+    let (run, folds) = (reader.metadata("neuroglot.run").unwrap_or_default(), reader.folds());
+    let table = reader.read(shape)?;
+    let routed = if shape.is_routed() {
+        let beside = atlas.path.join(path.replacen("data/counts/", "data/routed/", 1));
+        Some(RoutedTable::read(&beside, shape, folds)?)
+    } else {
+        None
+    };
+    if routed.as_ref().is_some_and(|routed| routed.run != run) {
+        return Ok(Some("the routed tokens beside it are of another run".to_owned()));
+    }
+    let tokens: BTreeMap<String, &Vec<u64>> = (atlas.coverage.iter())
+        .filter(|row| row.run == run)
+        .map(|row| (row.language.to_string(), &row.fold_tokens))
+        .collect();
+    for (language, tally) in table.languages.iter().zip(&table.tallies) {
+        // A language that was counted and not compared has counts and no coverage row.
+        let tokens = tokens.get(language);
+        let routed = match &routed {
+            None => None,
+            Some(routed) => match routed.of(language) {
+                None => return Ok(Some(format!("{language}: no routed tokens stand beside it"))),
+                routed => routed,
+            },
+        };
+        for (fold, active) in tally.active.iter().enumerate() {
+            let run = tokens.and_then(|tokens| tokens.get(fold)).copied().unwrap_or(u64::MAX);
+            let of = |ffn: usize| routed.map_or(run, |routed| routed[fold][ffn]);
+            if (0..shape.ffns()).any(|ffn| routed.is_some() && of(ffn) > run) {
+                return Ok(Some(format!("{language}: more tokens are routed to an expert than were run")));
+            }
+            let seen = if routed.is_some() { "were run or routed to its expert" } else { "were run" };
+            if active.chunks(shape.width).enumerate().any(|(ffn, part)| part.iter().any(|&n| n > of(ffn))) {
+                return Ok(Some(format!("{language}: a neuron is active in more tokens than {seen}")));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Rows lie within the model's grid, once each.
@@ -122,13 +146,11 @@ fn check_neurons(atlas: &Atlas) -> Vec<Check> {
             None => Some("belongs to no model of models.parquet".to_owned()),
             Some(model) => tables.neurons.iter().zip(tables.neurons.iter().skip(1).map(Some).chain([None])).find_map(
                 |(row, next)| {
-                    let twice = next.is_some_and(|next| {
-                        (next.language, next.layer, next.neuron) == (row.language, row.layer, row.neuron)
-                    });
-                    let outside = row.layer >= model.layers || row.neuron >= model.width;
+                    let twice = next.is_some_and(|next| (next.language, next.id()) == (row.language, row.id()));
+                    let outside = !model.shape().holds(row.id());
                     (twice || outside).then(|| {
                         let what = if twice { "stands twice" } else { "lies outside the model" };
-                        format!("{} layer {} neuron {} {what}", row.language, row.layer, row.neuron)
+                        format!("{} {} {what}", row.language, model.shape().words(row.id()))
                     })
                 },
             ),

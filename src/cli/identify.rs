@@ -228,18 +228,28 @@ fn read(profile: &ProfileFolder, languages: &[LanguageCode]) -> anyhow::Result<R
 
 fn narrow(profile: Profile) -> anyhow::Result<(LanguageCounts, Coverage, Vec<f32>)> {
     let Profile { coverage, tally } = profile;
+    let shape = tally.shape();
     let narrow = |active: &Vec<u64>| active.iter().map(|&n| u32::try_from(n)).collect::<Result<Vec<u32>, _>>();
     let folds = tally.active.iter().map(narrow).collect::<Result<Vec<_>, _>>();
     let Ok(fold_active) = folds else {
         anyhow::bail!("{}: more than 4,294,967,295 active tokens in one fold; profile fewer tokens", coverage.language);
     };
     let total = |at: usize| fold_active.iter().try_fold(0u32, |sum, fold| sum.checked_add(fold[at]));
-    let Some(active) = (0..tally.shape().neurons()).map(total).collect::<Option<Vec<u32>>>() else {
+    let Some(active) = (0..shape.neurons()).map(total).collect::<Option<Vec<u32>>>() else {
         anyhow::bail!("{}: more than 4,294,967,295 active tokens; profile fewer tokens", coverage.language);
     };
-    let tokens = coverage.tokens.max(1) as f64;
-    let means = tally.sum.iter().map(|sum| (sum / tokens) as f32).collect();
-    let counts =
-        LanguageCounts { language: coverage.language, fold_tokens: coverage.fold_tokens.clone(), active, fold_active };
+    let counts = LanguageCounts {
+        language: coverage.language,
+        fold_tokens: coverage.fold_tokens.clone(),
+        active,
+        fold_active,
+        fold_routed: tally.routed,
+    };
+    // Over the tokens that the neuron's feed-forward network gets.
+    let means = tally.sum.chunks(shape.width).enumerate().flat_map(|(ffn, sums)| {
+        let tokens = counts.tokens_of(ffn).max(1) as f64;
+        sums.iter().map(move |sum| (sum / tokens) as f32)
+    });
+    let means = means.collect();
     Ok((counts, coverage, means))
 }

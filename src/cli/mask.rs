@@ -21,7 +21,8 @@ pub struct MaskArgs {
     /// The language, in any usual spelling.
     #[arg(long, value_name = "LANGUAGE")]
     language: String,
-    /// safetensors: bits; json: indices per layer; parquet: rows with evidence; pth: lists for torch.load.
+    /// safetensors: bits; json: indices per layer (and expert); parquet: rows with evidence; pth: lists for torch.load, of models
+    /// without experts.
     #[arg(long, value_enum, default_value = "safetensors")]
     format: MaskFormat,
     /// File to write.
@@ -59,7 +60,7 @@ impl MaskArgs {
             },
             sets: BTreeMap::from([(language.code, set)]),
         };
-        if let Some(bytes) = masks.bytes(self.format) {
+        if let Some(bytes) = masks.bytes(self.format)? {
             output::write(&self.out, &bytes)?;
         } else {
             let rows = atlas.method(model, &self.method)?.of(language.code);

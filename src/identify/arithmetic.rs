@@ -9,11 +9,50 @@ use serde::{Deserialize, Serialize};
 use super::IdentifyError;
 use super::kth::partition_point;
 
-/// One language's counts as the arithmetic reads them.
-#[derive(Clone, Copy)]
+/// One language's counts as the arithmetic reads them: how often each neuron fired, and at how many tokens it could.
+///
+/// In a dense model every neuron sees every token. A neuron of an expert sees those that the router sends there, so that the
+/// neurons of an expert share a number.
+#[derive(Clone)]
 pub(super) struct Row<'a> {
-    pub tokens: u64,
     pub active: &'a [u32],
+    /// n of the formulas, for every `span` neurons.
+    tokens: Vec<u64>,
+    span: usize,
+}
+
+impl<'a> Row<'a> {
+    /// `tokens` for every `span` neurons.
+    pub fn new(active: &'a [u32], tokens: impl IntoIterator<Item = u64>, span: usize) -> Self {
+        // An expert without tokens is active at none: over one token its probabilities are 0, and need no case of their own.
+        Self { active, tokens: tokens.into_iter().map(|tokens| tokens.max(1)).collect(), span }
+    }
+
+    /// The same tokens with other counts.
+    pub fn with<'b>(&self, active: &'b [u32]) -> Row<'b> {
+        Row { active, tokens: self.tokens.clone(), span: self.span }
+    }
+
+    /// Neurons that share a number of tokens; the last part may be shorter.
+    pub fn span(&self) -> usize {
+        self.span
+    }
+
+    /// Tokens that every part sees.
+    pub fn tokens(&self) -> &[u64] {
+        &self.tokens
+    }
+
+    /// Tokens that a neuron sees.
+    #[inline]
+    pub fn tokens_at(&self, place: usize) -> u64 {
+        self.tokens[place / self.span]
+    }
+
+    /// The counts, with their tokens, of neurons that see the same tokens.
+    pub fn parts(&self) -> impl Iterator<Item = (u64, &'a [u32])> {
+        self.tokens.iter().copied().zip(self.active.chunks(self.span))
+    }
 }
 
 /// How probabilities and entropies are computed.

@@ -1,5 +1,5 @@
-//! What identification reads. In: per language, how many tokens ran and how often each neuron fired. Out: [`Profiles`],
-//! checked once, so that nothing behind them checks again.
+//! What identification reads. In: per language, how many tokens ran (and went to each expert) and how often each neuron fired.
+//! Out: [`Profiles`], checked once, so that nothing behind them checks again.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,6 +22,9 @@ pub struct LanguageCounts {
     pub active: Vec<u32>,
     /// The same per fold; empty when only the sum is known.
     pub fold_active: Vec<Vec<u32>>,
+    /// Tokens routed to each expert, for each of the folds of `fold_tokens` and in the order of [`FfnShape::ffn`]; empty of a dense
+    /// model, where every token goes everywhere.
+    pub fold_routed: Vec<Vec<u64>>,
 }
 
 impl LanguageCounts {
@@ -31,8 +34,37 @@ impl LanguageCounts {
         self.fold_tokens.iter().fold(0, |sum, &tokens| sum.saturating_add(tokens))
     }
 
-    pub(super) fn row(&self) -> Row<'_> {
-        Row { tokens: self.tokens(), active: &self.active }
+    /// Tokens that the neurons of a feed-forward network could fire at, over all folds.
+    #[must_use]
+    pub fn tokens_of(&self, ffn: usize) -> u64 {
+        if self.fold_routed.is_empty() {
+            return self.tokens();
+        }
+        self.fold_routed.iter().map(|fold| fold[ffn]).sum()
+    }
+
+    /// The same of one fold.
+    pub(super) fn fold_tokens_of(&self, fold: usize, ffn: usize) -> u64 {
+        self.fold_routed.get(fold).map_or_else(|| self.fold_tokens[fold], |routed| routed[ffn])
+    }
+
+    /// The same of every expert; empty of a dense model.
+    pub(super) fn routed(&self) -> Vec<u64> {
+        let experts = self.fold_routed.first().map_or(0, Vec::len);
+        (0..experts).map(|ffn| self.tokens_of(ffn)).collect()
+    }
+
+    /// The most tokens that a neuron could fire at.
+    pub(super) fn most_tokens(&self) -> u64 {
+        self.routed().into_iter().max().unwrap_or_else(|| self.tokens())
+    }
+
+    pub(super) fn row(&self, shape: FfnShape) -> Row<'_> {
+        if self.fold_routed.is_empty() {
+            Row::new(&self.active, [self.tokens()], shape.neurons())
+        } else {
+            Row::new(&self.active, self.routed(), shape.width)
+        }
     }
 
     fn check(&self, shape: FfnShape) -> Result<(), IdentifyError> {
@@ -40,7 +72,8 @@ impl LanguageCounts {
         if self.tokens() > u64::from(u32::MAX) {
             return Err(IdentifyError::TooManyTokens { language, tokens: self.tokens() });
         }
-        self.check_row(shape, "the sum over folds", &self.active, self.tokens())?;
+        self.check_routed(shape)?;
+        self.check_row(shape, "the sum over folds", &self.active, |ffn| self.tokens_of(ffn))?;
         if self.fold_active.is_empty() {
             return Ok(());
         }
@@ -48,27 +81,51 @@ impl LanguageCounts {
             let (active, tokens) = (self.fold_active.len(), self.fold_tokens.len());
             return Err(IdentifyError::Folds { language, active, tokens });
         }
-        for (fold, (active, &tokens)) in self.fold_active.iter().zip(&self.fold_tokens).enumerate() {
-            self.check_row(shape, &format!("fold {fold}"), active, tokens)?;
+        for (fold, active) in self.fold_active.iter().enumerate() {
+            self.check_row(shape, &format!("fold {fold}"), active, |ffn| self.fold_tokens_of(fold, ffn))?;
         }
         self.check_sum(shape)
     }
 
-    fn check_row(&self, shape: FfnShape, row: &str, active: &[u32], tokens: u64) -> Result<(), IdentifyError> {
+    /// Every fold says of every expert how many of its tokens went there; of a dense model none says anything.
+    fn check_routed(&self, shape: FfnShape) -> Result<(), IdentifyError> {
+        let language = self.language;
+        let (folds, experts) = if shape.is_routed() { (self.fold_tokens.len(), shape.ffns()) } else { (0, 0) };
+        let found = self.fold_routed.iter().map(Vec::len).find(|&found| found != experts).unwrap_or(experts);
+        if self.fold_routed.len() != folds || found != experts {
+            let found = (self.fold_routed.len(), found);
+            return Err(IdentifyError::Routing { language, found, wanted: (folds, experts) });
+        }
+        for (fold, (routed, &tokens)) in self.fold_routed.iter().zip(&self.fold_tokens).enumerate() {
+            if let Some(ffn) = routed.iter().position(|&routed| routed > tokens) {
+                let (layer, expert) = (ffn / shape.experts, ffn % shape.experts);
+                let routed = routed[ffn];
+                return Err(IdentifyError::RoutedAboveTokens { language, fold, layer, expert, routed, tokens });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_row(
+        &self,
+        shape: FfnShape,
+        row: &str,
+        active: &[u32],
+        tokens: impl Fn(usize) -> u64,
+    ) -> Result<(), IdentifyError> {
         let (language, row) = (self.language, row.to_owned());
         if active.len() != shape.neurons() {
             return Err(IdentifyError::Length { language, row, found: active.len(), wanted: shape.neurons() });
         }
-        match active.iter().position(|&active| u64::from(active) > tokens) {
-            Some(place) => Err(IdentifyError::ActiveAboveTokens {
-                language,
-                row,
-                neuron: shape.neuron(place),
-                active: active[place],
-                tokens,
-            }),
-            None => Ok(()),
+        for (ffn, part) in active.chunks(shape.width).enumerate() {
+            let tokens = tokens(ffn);
+            if let Some(index) = part.iter().position(|&active| u64::from(active) > tokens) {
+                let neuron = shape.neuron(ffn * shape.width + index);
+                let active = part[index];
+                return Err(IdentifyError::ActiveAboveTokens { language, row, shape, neuron, active, tokens });
+            }
         }
+        Ok(())
     }
 
     fn check_sum(&self, shape: FfnShape) -> Result<(), IdentifyError> {
@@ -79,7 +136,8 @@ impl LanguageCounts {
             .find(|&(_, (folds, &active)): &(_, (u64, _))| folds != u64::from(active))
         {
             Some((place, (folds, &active))) => {
-                Err(IdentifyError::FoldSum { language: self.language, neuron: shape.neuron(place), folds, active })
+                let neuron = shape.neuron(place);
+                Err(IdentifyError::FoldSum { language: self.language, shape, neuron, folds, active })
             }
             None => Ok(()),
         }
@@ -98,14 +156,14 @@ impl Profiles {
     /// Puts the counts of several languages side by side.
     ///
     /// # Errors
-    /// If a row has another length than the grid, a neuron fired more often than there were tokens, folds do not add
+    /// If a row has another length than the grid, a neuron fired more often than there were tokens for it, folds do not add
     /// up to their sum, a language comes twice, or there are 2^32 tokens or more.
     pub fn new(shape: FfnShape, languages: Vec<LanguageCounts>) -> Result<Self, IdentifyError> {
         Self::of(shape, languages.into_iter().map(Arc::new).collect())
     }
 
     fn of(shape: FfnShape, languages: Vec<Arc<LanguageCounts>>) -> Result<Self, IdentifyError> {
-        let neurons = shape.layers.checked_mul(shape.width).and_then(|neurons| u32::try_from(neurons).ok());
+        let neurons = shape.checked_neurons().and_then(|neurons| u32::try_from(neurons).ok());
         if neurons.is_none_or(|neurons| neurons == 0) {
             return Err(IdentifyError::Shape { shape });
         }

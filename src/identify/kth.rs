@@ -15,9 +15,10 @@ const PIECE: usize = 1 << 16;
 /// The fewest counts that are worth a histogram of their own.
 const TASK: usize = 1 << 20;
 
-/// A part of one language's counts, and the counts in it that can still be the answer.
+/// A part of one language's counts, of neurons that see the same tokens, and the counts in it that can still be the answer.
 struct Piece<'a> {
-    row: Row<'a>,
+    tokens: u64,
+    active: &'a [u32],
     remaining: Range<u64>,
 }
 
@@ -38,8 +39,8 @@ pub(super) fn kth_smallest(rows: &[Row<'_>], arithmetic: Arithmetic, mut rank: u
             digit += 1;
         }
         found = found << DIGIT_BITS | digit as u64;
-        for Piece { row, remaining } in &mut pieces {
-            let digits = |active: u64| arithmetic.probability(active as u32, row.tokens).to_bits() >> shift;
+        for Piece { tokens, remaining, .. } in &mut pieces {
+            let digits = |active: u64| arithmetic.probability(active as u32, *tokens).to_bits() >> shift;
             let first = partition_point(remaining.clone(), |active| digits(active) < found);
             *remaining = first..partition_point(first..remaining.end, |active| digits(active) == found);
         }
@@ -48,15 +49,16 @@ pub(super) fn kth_smallest(rows: &[Row<'_>], arithmetic: Arithmetic, mut rank: u
 }
 
 fn pieces<'a>(row: &Row<'a>) -> impl Iterator<Item = Piece<'a>> {
-    let tokens = row.tokens;
-    row.active.chunks(PIECE).map(move |active| Piece { row: Row { tokens, active }, remaining: 0..tokens + 1 })
+    row.parts().flat_map(|(tokens, active)| {
+        active.chunks(PIECE).map(move |active| Piece { tokens, active, remaining: 0..tokens + 1 })
+    })
 }
 
 /// How often each digit comes next among the counts that remain.
 fn last_digits(pieces: &[Piece<'_>], arithmetic: Arithmetic, shift: u32) -> Vec<usize> {
-    let count = |mut histogram: Vec<usize>, Piece { row, remaining }: &Piece<'_>| {
-        for active in row.active.iter().filter(|&&active| remaining.contains(&u64::from(active))) {
-            let digits = arithmetic.probability(*active, row.tokens).to_bits() >> shift;
+    let count = |mut histogram: Vec<usize>, Piece { tokens, active, remaining }: &Piece<'_>| {
+        for &active in active.iter().filter(|&&active| remaining.contains(&u64::from(active))) {
+            let digits = arithmetic.probability(active, *tokens).to_bits() >> shift;
             histogram[digits as usize % DIGITS] += 1;
         }
         histogram
@@ -65,7 +67,7 @@ fn last_digits(pieces: &[Piece<'_>], arithmetic: Arithmetic, shift: u32) -> Vec<
         sum.iter_mut().zip(other).for_each(|(sum, other)| *sum += other);
         sum
     };
-    let together = TASK / pieces[0].row.active.len();
+    let together = TASK / pieces[0].active.len();
     pieces.par_iter().with_min_len(together).fold(|| vec![0; DIGITS], count).reduce(|| vec![0; DIGITS], add)
 }
 

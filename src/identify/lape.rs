@@ -48,11 +48,11 @@ impl Identifier for Lape {
             selection.notes.push(Note::TooFewLanguages { language });
             return Ok(selection);
         }
-        if compared.iter().all(|counts| same_rates(compared[0], counts)) {
+        let rows: Vec<Row<'_>> = compared.iter().map(|counts| counts.row(profiles.shape())).collect();
+        if rows.iter().all(|row| same_rates(&rows[0], row)) {
             selection.notes.push(Note::SameProfile { languages: compared.len() });
             return Ok(selection);
         }
-        let rows: Vec<Row<'_>> = compared.iter().map(|counts| counts.row()).collect();
         Ok(self.evidence(&self.cut(&rows), profiles, selection))
     }
 }
@@ -90,33 +90,41 @@ impl Lape {
     /// Every neuron with a probability above the filter bar, with its entropy, in no particular order.
     fn finite(&self, rows: &[Row<'_>], filter_bar: f64) -> Vec<Ranked> {
         let held = self.highest_held(rows, filter_bar);
-        let neurons = rows[0].active.len();
-        let block = |start: usize| {
-            let end = neurons.min(start + BLOCK);
+        let (neurons, span) = (rows[0].active.len(), rows[0].span());
+        let block = |(start, end): (usize, usize)| {
+            let part = start / span;
             // Counts are stored language by language: walking a block of each keeps the reads in order and in cache.
             let mut passes = [false; BLOCK];
             for (row, held) in rows.iter().zip(&held) {
-                for (passes, active) in passes.iter_mut().zip(&row.active[start..end]) {
+                let held = held[part];
+                for (passes, &active) in passes.iter_mut().zip(&row.active[start..end]) {
                     *passes |= active > held;
                 }
             }
+            let columns: Vec<(&[u32], u64)> = rows.iter().map(|row| (row.active, row.tokens()[part])).collect();
             let mut probabilities = vec![0.0; rows.len()];
             let mut ranked = Vec::new();
             for place in (start..end).filter(|place| passes[place - start]) {
-                for (probability, row) in probabilities.iter_mut().zip(rows) {
-                    *probability = self.arithmetic.probability(row.active[place], row.tokens);
+                for (probability, &(active, tokens)) in probabilities.iter_mut().zip(&columns) {
+                    *probability = self.arithmetic.probability(active[place], tokens);
                 }
                 let entropy = self.arithmetic.entropy_in_place(&mut probabilities);
                 ranked.push(Ranked { entropy, place: place as u32 });
             }
             ranked
         };
-        (0..neurons.div_ceil(BLOCK)).into_par_iter().flat_map_iter(|index| block(index * BLOCK)).collect()
+        // A block lies within neurons that see the same tokens.
+        let parts = (0..neurons).step_by(span).map(|start| (start, neurons.min(start + span)));
+        let blocks: Vec<(usize, usize)> = parts
+            .flat_map(|(start, end)| (start..end).step_by(BLOCK).map(move |start| (start, end.min(start + BLOCK))))
+            .collect();
+        blocks.into_par_iter().flat_map_iter(block).collect()
     }
 
-    /// For each row, the highest count that the bar still holds back.
-    pub(super) fn highest_held(&self, rows: &[Row<'_>], bar: f64) -> Vec<u32> {
-        rows.iter().map(|row| self.arithmetic.highest_held(bar, row.tokens)).collect()
+    /// For each row, and in it for neurons that see the same tokens, the highest count that the bar still holds back.
+    pub(super) fn highest_held(&self, rows: &[Row<'_>], bar: f64) -> Vec<Vec<u32>> {
+        let held = |row: &Row<'_>| row.tokens().iter().map(|&n| self.arithmetic.highest_held(bar, n)).collect();
+        rows.par_iter().map(held).collect()
     }
 
     /// A selection of nothing, with everything that is known before the arithmetic.
@@ -163,9 +171,10 @@ impl Lape {
         selection.with_cut_notes()
     }
 
-    /// A neuron's probability in every language; 0 in one without tokens.
+    /// A neuron's probability in every language; 0 in one that gives it no tokens.
     pub(super) fn probabilities(&self, profiles: &Profiles, place: usize) -> Vec<f64> {
-        let probability = |counts: &LanguageCounts| match counts.tokens() {
+        let ffn = profiles.shape().ffn_of(place);
+        let probability = |counts: &LanguageCounts| match counts.tokens_of(ffn) {
             0 => 0.0,
             tokens => self.arithmetic.probability(counts.active[place], tokens),
         };
@@ -177,8 +186,9 @@ impl Lape {
         let empty = languages.iter().filter(|counts| counts.tokens() == 0);
         let mut notes: Vec<Note> = empty.map(|counts| Note::NoTokens { language: counts.language }).collect();
         notes.extend(identical_counts(profiles));
-        let rounded: Vec<_> = languages.iter().filter(|counts| counts.tokens() > F32_WHOLE).collect();
-        if let Some(tokens) = rounded.iter().map(|counts| counts.tokens()).max()
+        notes.extend(unrouted(profiles));
+        let rounded: Vec<_> = languages.iter().filter(|counts| counts.most_tokens() > F32_WHOLE).collect();
+        if let Some(tokens) = rounded.iter().map(|counts| counts.most_tokens()).max()
             && self.arithmetic == Arithmetic::Reference
         {
             let languages = rounded.iter().map(|counts| counts.language).collect();
@@ -211,10 +221,26 @@ fn lowest(mut ranked: Vec<Ranked>, asked: usize) -> (Vec<Ranked>, TiesAtCut) {
 }
 
 /// Whether two languages fire every neuron at the same rate; as whole numbers, so that no rounding decides.
-fn same_rates(a: &LanguageCounts, b: &LanguageCounts) -> bool {
-    let (a_tokens, b_tokens) = (a.tokens(), b.tokens());
-    let same = |(&a, &b): (&u32, &u32)| u64::from(a) * b_tokens == u64::from(b) * a_tokens;
-    a.active.iter().zip(&b.active).all(same)
+fn same_rates(a: &Row<'_>, b: &Row<'_>) -> bool {
+    a.parts().zip(b.parts()).all(|((a_tokens, a), (b_tokens, b))| {
+        let same = |(&a, &b): (&u32, &u32)| u64::from(a) * b_tokens == u64::from(b) * a_tokens;
+        a.iter().zip(b).all(same)
+    })
+}
+
+/// A note on experts that some language's tokens are never routed to.
+fn unrouted(profiles: &Profiles) -> Option<Note> {
+    let shape = profiles.shape();
+    if !shape.is_routed() {
+        return None;
+    }
+    let compared = compared(profiles);
+    let missing = |counts: &&LanguageCounts| (0..shape.ffns()).map(|ffn| counts.tokens_of(ffn) == 0).collect();
+    let missing: Vec<Vec<bool>> = compared.iter().map(missing).collect();
+    let experts = (0..shape.ffns()).filter(|&ffn| missing.iter().any(|missing| missing[ffn])).count();
+    let languages = compared.iter().zip(&missing).filter(|(_, missing)| missing.contains(&true));
+    let languages = languages.map(|(counts, _)| counts.language).collect();
+    (experts > 0).then(|| Note::Unrouted { experts, of: shape.ffns(), languages })
 }
 
 /// One note for each group of languages whose counts are equal throughout.
@@ -229,7 +255,10 @@ fn identical_counts(profiles: &Profiles) -> Vec<Note> {
         if grouped[first] {
             continue;
         }
-        let same = |&other: &usize| keys[other] == keys[first] && compared[other].active == compared[first].active;
+        let same = |&other: &usize| {
+            let (a, b) = (compared[first], compared[other]);
+            keys[other] == keys[first] && a.active == b.active && a.routed() == b.routed()
+        };
         let group: Vec<usize> = (first..compared.len()).filter(same).collect();
         for &member in &group {
             grouped[member] = true;

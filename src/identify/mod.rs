@@ -32,8 +32,9 @@ use crate::neuron::{FfnShape, NeuronId};
 
 /// A way to find the neurons that serve each language.
 ///
-/// Three laws hold for every row of [`METHODS`]: permuting the languages permutes the answer, scaling a language's
-/// counts and tokens together changes nothing, and a neuron that never fires is never selected.
+/// Four laws hold for every row of [`METHODS`]: permuting the languages permutes the answer, scaling a language's
+/// counts and tokens together changes nothing, a neuron that never fires is never selected, and a model whose experts all see
+/// every token gets the answer of the dense model that they make up.
 pub trait Identifier: Send + Sync {
     /// Selects neurons and says for which languages, with the evidence.
     ///
@@ -156,8 +157,7 @@ pub enum IdentifyError {
         languages: usize,
     },
     /// A grid without neurons, or with more than 32 bits can number.
-    #[error("a model of {} layers × {} neurons cannot be identified: it must have between 1 and 2^32 - 1",
-        .shape.layers, .shape.width)]
+    #[error("a model of {shape} cannot be identified: it must have between 1 and 2^32 - 1")]
     Shape {
         /// The grid as it was given.
         shape: FfnShape,
@@ -190,13 +190,44 @@ pub enum IdentifyError {
         /// Folds with token numbers.
         tokens: usize,
     },
-    /// A neuron that fired more often than there were tokens.
-    #[error("{language}: {row}: layer {} neuron {} fired at {active} of {tokens} tokens", .neuron.layer, .neuron.index)]
+    /// Routed tokens that are not those of every fold and every expert.
+    #[error(
+        "{language}: routed tokens for {} folds and {} experts, but the model has {} and {}",
+        .found.0, .found.1, .wanted.0, .wanted.1
+    )]
+    Routing {
+        /// Whose counts.
+        language: LanguageCode,
+        /// Folds, and experts over all layers, with routed tokens.
+        found: (usize, usize),
+        /// What there should be.
+        wanted: (usize, usize),
+    },
+    /// An expert that got more tokens than there were.
+    #[error("{language}: fold {fold}: layer {layer} expert {expert} got {routed} of {tokens} tokens")]
+    RoutedAboveTokens {
+        /// Whose counts.
+        language: LanguageCode,
+        /// Which fold.
+        fold: usize,
+        /// Layer of the expert.
+        layer: usize,
+        /// The expert.
+        expert: usize,
+        /// Tokens routed to it.
+        routed: u64,
+        /// Out of how many.
+        tokens: u64,
+    },
+    /// A neuron that fired more often than there were tokens for it.
+    #[error("{language}: {row}: {} fired at {active} of {tokens} tokens", .shape.words(*.neuron))]
     ActiveAboveTokens {
         /// Whose counts.
         language: LanguageCode,
         /// Which counts: the sum or one fold.
         row: String,
+        /// The grid.
+        shape: FfnShape,
         /// Where.
         neuron: NeuronId,
         /// How often it fired.
@@ -205,11 +236,12 @@ pub enum IdentifyError {
         tokens: u64,
     },
     /// Folds that do not add up to the sum.
-    #[error("{language}: layer {} neuron {}: the folds add up to {folds}, but the sum says {active}",
-        .neuron.layer, .neuron.index)]
+    #[error("{language}: {}: the folds add up to {folds}, but the sum says {active}", .shape.words(*.neuron))]
     FoldSum {
         /// Whose counts.
         language: LanguageCode,
+        /// The grid.
+        shape: FfnShape,
         /// Where.
         neuron: NeuronId,
         /// What the folds add up to.

@@ -4,6 +4,7 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::arithmetic::Row;
 use super::{IdentifyError, Profiles, Selection};
 
 /// What two languages have in common.
@@ -82,16 +83,18 @@ impl Products {
     }
 }
 
-/// p is a count over a number of tokens that the cosine divides out again: the counts themselves have the same cosine.
+/// In a dense model p is a count over a number of tokens that the cosine divides out again: the counts themselves have the same
+/// cosine. Experts have their own numbers of tokens, and p it is.
 fn products(profiles: &Profiles) -> Products {
     let side = profiles.languages().len().next_multiple_of(TILE);
+    let rows: Vec<Row<'_>> = profiles.languages().iter().map(|counts| counts.row(profiles.shape())).collect();
     let neurons = profiles.shape().neurons();
     let starts: Vec<usize> = (0..neurons).step_by(CHUNK).collect();
     let chunk = |&start: &usize| {
         let mut sums = vec![0.0; side * side];
         let mut block = vec![0.0; BLOCK * side];
         for start in (start..neurons.min(start + CHUNK)).step_by(BLOCK) {
-            fill(&mut block, profiles, start, side);
+            fill(&mut block, &rows, start, side);
             add_products(&mut sums, &block, side);
         }
         sums
@@ -105,12 +108,17 @@ fn products(profiles: &Profiles) -> Products {
 }
 
 /// `[neuron, language]` of a block of neurons; zero beyond the last neuron and the last language.
-fn fill(block: &mut [f64], profiles: &Profiles, start: usize, side: usize) {
+fn fill(block: &mut [f64], rows: &[Row<'_>], start: usize, side: usize) {
     block.fill(0.0);
-    for (language, counts) in profiles.languages().iter().enumerate() {
+    for (language, counts) in rows.iter().enumerate() {
         let end = counts.active.len().min(start + BLOCK);
-        for (row, &active) in counts.active[start..end].iter().enumerate() {
-            block[row * side + language] = f64::from(active);
+        let active = counts.active[start..end].iter().enumerate();
+        if let [_] = counts.tokens() {
+            active.for_each(|(row, &active)| block[row * side + language] = f64::from(active));
+        } else {
+            active.for_each(|(row, &active)| {
+                block[row * side + language] = f64::from(active) / counts.tokens_at(start + row) as f64;
+            });
         }
     }
 }

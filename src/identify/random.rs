@@ -20,7 +20,7 @@ pub(super) const NAME: &str = "random";
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Matching {
-    /// As many neurons in every layer.
+    /// As many neurons in every layer, from any of its experts.
     #[default]
     PerLayer,
     /// As many neurons in all, from any layer.
@@ -72,8 +72,9 @@ impl Random {
         let mut rng = stream(self.seed, language, 0);
         let shape = own.shape();
         let others = |layer: usize| {
-            let others = (0..shape.width as u32).filter(move |index| own.layer(layer).binary_search(index).is_err());
-            others.map(move |index| (layer * shape.width) as u32 + index).filter(|&place| fires[place as usize])
+            let width = shape.layer_width();
+            let others = (0..width as u32).filter(move |place| own.layer(layer).binary_search(place).is_err());
+            others.map(move |place| (layer * width) as u32 + place).filter(|&place| fires[place as usize])
         };
         let pools: Vec<(Option<usize>, usize, Vec<u32>)> = match self.matching {
             Matching::PerLayer => (0..shape.layers)

@@ -43,11 +43,11 @@ pub struct Selection {
 pub struct SelectedNeuron {
     /// Which neuron.
     pub id: NeuronId,
-    /// Its place by (entropy, layer, index), from 0.
+    /// Its place by (entropy, layer, expert, index), from 0.
     pub rank: u32,
     /// Entropy of its activation probabilities over the languages, in nats.
     pub entropy: f64,
-    /// Its activation probability in each language; 0 in a language without tokens.
+    /// Its activation probability in each language; 0 in a language without tokens, or without any for its expert.
     pub probabilities: Vec<f64>,
     /// The languages that it serves, as sorted indices: where its probability is above the activation bar.
     pub assigned: Vec<u16>,
@@ -167,6 +167,15 @@ pub enum Note {
         /// How many languages.
         languages: usize,
     },
+    /// Experts that some language's tokens are never routed to.
+    Unrouted {
+        /// How many, over all layers.
+        experts: usize,
+        /// How many experts there are.
+        of: usize,
+        /// The languages.
+        languages: Vec<LanguageCode>,
+    },
     /// Languages whose counts are equal throughout.
     IdenticalCounts {
         /// Which.
@@ -265,6 +274,12 @@ impl fmt::Display for Note {
                 f,
                 "all {languages} languages fire every neuron at the same rate: \
                  every entropy is the same, so no neuron was selected"
+            ),
+            Self::Unrouted { experts, of, languages } => write!(
+                f,
+                "experts that get no token of some language: {experts} of {of} over all layers ({}); \
+                 their neurons count as never active there",
+                listed(languages)
             ),
             Self::IdenticalCounts { languages } => {
                 write!(f, "{} have identical counts: is it one text under several names?", listed(languages))

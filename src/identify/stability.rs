@@ -14,7 +14,7 @@ use super::lape::NAME;
 use super::random::stream;
 use super::{Identifier, IdentifyError, LanguageCounts, Lape, Profiles, Selection};
 use crate::language::LanguageCode;
-use crate::neuron::NeuronSet;
+use crate::neuron::{FfnShape, NeuronSet};
 
 /// How a selection is repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub struct LanguageStability {
     /// The language.
     pub language: LanguageCode,
     /// Design effect: how many times larger the variance between folds of documents is than if every token were drawn
-    /// on its own; none with fewer than two folds that have tokens.
+    /// on its own; none with fewer than two folds that have tokens (of a model with experts: for any of them).
     pub deff: Option<f64>,
     /// Mean of the selection frequency over the language's neurons.
     pub mean_selection_freq: Option<f32>,
@@ -77,7 +77,8 @@ impl Stability {
             let (method, asked) = (selection.method.clone(), selection.asked);
             return Err(IdentifyError::OtherOptions { method, asked, wanted });
         }
-        let deffs: Vec<Option<f64>> = profiles.languages().par_iter().map(|counts| design_effect(counts)).collect();
+        let deffs: Vec<Option<f64>> =
+            profiles.languages().par_iter().map(|counts| design_effect(counts, profiles.shape())).collect();
         let selection_freq = selection_freq(lape, profiles, selection, &deffs, resampling);
         let means = means(selection, &selection_freq);
         let jaccards = split_half(lape, profiles)?;
@@ -93,25 +94,30 @@ impl Stability {
 }
 
 /// `deff = [Σ_j Σ_f n_f (p_fj − p_j)² / (F − 1)] / Σ_j p_j (1 − p_j)` over neurons j and the F folds f that have
-/// tokens.
+/// tokens for them. Neurons that have tokens in fewer than two folds say nothing and are left out.
 ///
 /// If every token were drawn on its own, numerator and denominator would have the same mean, whatever the fold sizes.
-fn design_effect(counts: &LanguageCounts) -> Option<f64> {
-    let folds: Vec<(f64, &[u32])> = (counts.fold_tokens.iter().zip(&counts.fold_active))
-        .filter(|(tokens, _)| **tokens > 0)
-        .map(|(&tokens, active)| (tokens as f64, active.as_slice()))
-        .collect();
-    if folds.len() < 2 {
-        return None;
-    }
-    let tokens = counts.tokens() as f64;
+fn design_effect(counts: &LanguageCounts, shape: FfnShape) -> Option<f64> {
     let (mut between, mut binomial) = (0.0, 0.0);
-    for (place, &active) in counts.active.iter().enumerate() {
-        let p = f64::from(active) / tokens;
-        binomial += p * (1.0 - p);
-        between += folds.iter().map(|(n, fold)| n * (f64::from(fold[place]) / n - p).powi(2)).sum::<f64>();
+    let row = counts.row(shape);
+    for (part, start) in (0..row.active.len()).step_by(row.span()).enumerate() {
+        let folds: Vec<(f64, &[u32])> = (counts.fold_active.iter().enumerate())
+            .map(|(fold, active)| (counts.fold_tokens_of(fold, part) as f64, &active[start..]))
+            .filter(|(tokens, _)| *tokens > 0.0)
+            .collect();
+        if folds.len() < 2 {
+            continue;
+        }
+        let tokens = row.tokens()[part] as f64;
+        let mut squares = 0.0;
+        for (place, &active) in row.active[start..].iter().take(row.span()).enumerate() {
+            let p = f64::from(active) / tokens;
+            binomial += p * (1.0 - p);
+            squares += folds.iter().map(|(n, fold)| n * (f64::from(fold[place]) / n - p).powi(2)).sum::<f64>();
+        }
+        between += squares / (folds.len() - 1) as f64;
     }
-    (binomial > 0.0).then(|| between / (folds.len() - 1) as f64 / binomial)
+    (binomial > 0.0).then(|| between / binomial)
 }
 
 /// Bytes of resampled counts that may be held at once.
@@ -147,20 +153,23 @@ fn selection_freq(
         .collect()
 }
 
-/// Counts as they might have been over other documents, language by language.
+/// Counts as they might have been over other documents, language by language; how many tokens go to which expert stays.
 fn resample(profiles: &Profiles, deffs: &[Option<f64>], seed: u64, repetition: u64) -> Vec<Vec<u32>> {
     let language = |(counts, deff): (&Arc<LanguageCounts>, &Option<f64>)| match deff {
         Some(deff) => {
             let mut normals = Normals::new(stream(seed, counts.language, repetition + 1));
-            let tokens = counts.tokens() as f64;
-            let drawn = |&active: &u32| {
-                // var(p) = deff · p (1 − p) / n, so the count n·p has variance deff · n·p (1 − p).
-                let active = f64::from(active);
-                let deviation = (deff * active * (1.0 - active / tokens)).sqrt();
-                // `as` stops at 0; adding a half makes its cut a rounding.
-                (active + deviation * normals.draw() + 0.5).min(tokens) as u32
-            };
-            counts.active.iter().map(drawn).collect()
+            let mut drawn = Vec::with_capacity(counts.active.len());
+            for (tokens, part) in counts.row(profiles.shape()).parts() {
+                let tokens = tokens as f64;
+                drawn.extend(part.iter().map(|&active| {
+                    // var(p) = deff · p (1 − p) / n, so the count n·p has variance deff · n·p (1 − p).
+                    let active = f64::from(active);
+                    let deviation = (deff * active * (1.0 - active / tokens)).sqrt();
+                    // `as` stops at 0; adding a half makes its cut a rounding.
+                    (active + deviation * normals.draw() + 0.5).min(tokens) as u32
+                }));
+            }
+            drawn
         }
         None => counts.active.clone(),
     };
@@ -169,9 +178,10 @@ fn resample(profiles: &Profiles, deffs: &[Option<f64>], seed: u64, repetition: u
 
 /// Repeats the selection on resampled counts, and counts which of the selected neurons come back for which language.
 fn count_hits(lape: &Lape, profiles: &Profiles, counts: &[Vec<u32>], selection: &Selection, hits: &[Vec<AtomicU32>]) {
-    let rows: Vec<Row<'_>> =
-        selection.tokens.iter().zip(counts).map(|(&tokens, active)| Row { tokens, active }).collect();
-    let compared: Vec<Row<'_>> = rows.iter().filter(|row| row.tokens > 0).copied().collect();
+    let old = profiles.languages().iter().map(|counts| counts.row(profiles.shape()));
+    let rows: Vec<Row<'_>> = old.zip(counts).map(|(old, new)| old.with(new)).collect();
+    let compared: Vec<Row<'_>> =
+        rows.iter().zip(&selection.tokens).filter(|(_, tokens)| **tokens > 0).map(|(row, _)| row.clone()).collect();
     let cut = lape.cut(&compared);
     let held = lape.highest_held(&rows, cut.activation_bar);
     let mut again = vec![false; profiles.shape().neurons()];
@@ -180,7 +190,8 @@ fn count_hits(lape: &Lape, profiles: &Profiles, counts: &[Vec<u32>], selection: 
         let place = selection.shape.flat(neuron.id);
         for (&language, hits) in neuron.assigned.iter().zip(hits).filter(|_| again[place]) {
             let language = usize::from(language);
-            if rows[language].active[place] > held[language] {
+            let row = &rows[language];
+            if row.active[place] > held[language][place / row.span()] {
                 hits.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -266,7 +277,12 @@ fn half(counts: &LanguageCounts, parity: usize) -> LanguageCounts {
         active.iter_mut().zip(fold).for_each(|(sum, fold)| *sum += fold);
     }
     let fold_tokens = vec![half_tokens(counts, parity)];
-    LanguageCounts { language: counts.language, fold_tokens, active, fold_active: Vec::new() }
+    let mut routed = vec![0; counts.routed().len()];
+    for fold in counts.fold_routed.iter().skip(parity).step_by(2) {
+        routed.iter_mut().zip(fold).for_each(|(sum, fold)| *sum += fold);
+    }
+    let fold_routed = if routed.is_empty() { Vec::new() } else { vec![routed] };
+    LanguageCounts { language: counts.language, fold_tokens, active, fold_active: Vec::new(), fold_routed }
 }
 
 /// Mean distance of a language's neurons to the activation bar.

@@ -408,3 +408,46 @@ impl Tally {
         }
     }
 }
+
+impl Tally {
+    /// Counts the tokens that were routed to one expert of the batch at hand: their ascending places and their gate's pre-activations
+    /// `[routed tokens, ffn]`.
+    ///
+    /// # Errors
+    /// When the tokens are not of the batch, or the gate is not of theirs.
+    pub fn add_routed(
+        &mut self,
+        act: Activation,
+        layer: usize,
+        expert: usize,
+        tokens: &[u32],
+        gate: &Tensor,
+    ) -> Result<()> {
+        let (shape, runs) = (self.shape(), self.runs_of(tokens)?);
+        let inside = shape.is_routed() && layer < shape.layers && expert < shape.experts;
+        if !inside || gate.dims() != [tokens.len(), shape.width] {
+            candle_core::bail!(
+                "layer {layer} expert {expert}: gates {:?} of {} tokens, but the model has {shape}",
+                gate.dims(),
+                tokens.len()
+            );
+        }
+        let gate = gate.to_dtype(DType::F32)?.to_device(&candle_core::Device::Cpu)?.contiguous()?;
+        let (storage, layout) = gate.storage_and_layout();
+        let Storage::Cpu(storage) = &*storage else { candle_core::bail!("the gate was moved to the CPU") };
+        let mut rest = slice(storage, layout)?;
+        let pieces: Vec<(usize, &[f32])> = runs
+            .iter()
+            .map(|run| {
+                let (piece, behind) = rest.split_at(run.tokens * shape.width);
+                rest = behind;
+                (run.fold, piece)
+            })
+            .collect();
+        let sums = pieces.into_par_iter().map(|(fold, gate)| (fold, Sums::new(act, shape.width, gate))).collect();
+        self.route(layer, expert, &runs);
+        // A dense layer is its only expert, so that one way of adding serves both.
+        self.add(shape.ffn(layer, expert), shape.width, sums);
+        Ok(())
+    }
+}

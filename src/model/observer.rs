@@ -6,14 +6,25 @@ use crate::neuron::FfnShape;
 
 /// Looks at the gates of a forward pass.
 pub trait Observer {
-    /// Called once per layer with the gate's pre-activation `[batch, seq, ffn]`.
+    /// Called once per dense layer with the gate's pre-activation `[batch, seq, ffn]`.
     ///
     /// # Errors
     /// Whatever the observer cannot do ends the forward pass.
     fn gate(&mut self, layer: usize, gate: &Tensor) -> Result<()>;
 
+    /// Called, in a layer with experts, once for every expert that a token of the batch is routed to: with the ascending places of
+    /// its tokens in the batch (`window · seq + position`) and their gate's pre-activations `[routed tokens, ffn]`. A token stands
+    /// with each of the experts that it is routed to, whatever their weights.
+    ///
+    /// # Errors
+    /// As [`Observer::gate`]; also when the observer knows nothing of experts, for to see nothing would look like silence.
+    fn expert(&mut self, layer: usize, expert: usize, tokens: &[u32], gate: &Tensor) -> Result<()> {
+        let _ = (tokens, gate);
+        candle_core::bail!("this observer sees dense layers only, but layer {layer} has experts (here {expert})")
+    }
+
     /// An observer that only counts lends its tally instead: the activation's kernel then fills it in the pass that it makes
-    /// over the gates anyway, and `gate` is not called.
+    /// over the gates anyway, and neither `gate` nor `expert` is called.
     fn tally(&mut self) -> Option<&mut Tally> {
         None
     }
@@ -26,21 +37,31 @@ impl Observer for Unobserved {
     fn gate(&mut self, _: usize, _: &Tensor) -> Result<()> {
         Ok(())
     }
+
+    fn expert(&mut self, _: usize, _: usize, _: &[u32], _: &Tensor) -> Result<()> {
+        Ok(())
+    }
 }
 
-/// Sums over tokens, per neuron: in how many its activation was positive (per fold), and the activation's moments.
+/// Sums over tokens, per neuron in the order of [`FfnShape::flat`]: in how many its activation was positive (per fold), and the
+/// activation's moments. A neuron of an expert is summed over the tokens that were routed there.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tally {
     shape: FfnShape,
-    /// The tokens of the batch at hand, as runs of one fold.
+    /// The tokens of the batch at hand, where a window or a fold ends.
+    stretches: Vec<Stretch>,
+    /// The same as runs.
     runs: Vec<Run>,
-    /// Per fold, layer-major: tokens at which the neuron was active.
+    /// Per fold: tokens at which the neuron was active.
     pub active: Vec<Vec<u64>>,
-    /// Layer-major: sum of the activation over all tokens.
+    /// Per fold, in the order of [`FfnShape::ffn`]: tokens that were routed to the expert. Without folds in a dense model, where
+    /// every token goes everywhere.
+    pub routed: Vec<Vec<u64>>,
+    /// Sum of the activation over all tokens.
     pub sum: Vec<f64>,
-    /// Layer-major: sum of its square.
+    /// Sum of its square.
     pub sum_sq: Vec<f64>,
-    /// Layer-major: its maximum, −∞ before the first token.
+    /// Its maximum, −∞ before the first token.
     pub max: Vec<f32>,
 }
 
@@ -51,8 +72,10 @@ impl Tally {
         let neurons = shape.neurons();
         Self {
             shape,
+            stretches: Vec::new(),
             runs: Vec::new(),
             active: vec![vec![0; neurons]; folds],
+            routed: if shape.is_routed() { vec![vec![0; shape.ffns()]; folds] } else { Vec::new() },
             sum: vec![0.0; neurons],
             sum_sq: vec![0.0; neurons],
             max: vec![f32::NEG_INFINITY; neurons],
@@ -67,19 +90,62 @@ impl Tally {
 
     /// Says to which fold each token of each window of the next batch belongs.
     pub fn begin<'a>(&mut self, windows: impl IntoIterator<Item = &'a [u8]>) {
-        // A run ends with its window, so that sums do not depend on which windows share a batch.
-        let runs = windows.into_iter().flat_map(|folds| folds.chunk_by(|a, b| a == b));
-        let pieces = runs.flat_map(|run| run.chunks(PIECE));
-        self.runs = pieces.map(|run| Run { fold: usize::from(run[0]), tokens: run.len() }).collect();
+        // A stretch ends with its window, so that sums do not depend on which windows share a batch.
+        let alike = windows.into_iter().flat_map(|folds| folds.chunk_by(|a, b| a == b));
+        (self.stretches, self.runs) = (Vec::new(), Vec::new());
+        let mut end = 0;
+        for folds in alike {
+            let fold = usize::from(folds[0]);
+            end += folds.len();
+            self.stretches.push(Stretch { fold, end });
+            self.runs.extend(folds.chunks(PIECE).map(|piece| Run { fold, tokens: piece.len() }));
+        }
     }
 
     /// The runs of the batch, in the order of its tokens.
     pub(super) fn runs(&self) -> &[Run] {
         &self.runs
     }
+
+    /// The runs of the tokens that are routed to one expert, given by their ascending places in the batch: the same tokens of a
+    /// window give the same runs whatever else is in the batch, and all tokens give those of [`Tally::runs`].
+    pub(super) fn runs_of(&self, tokens: &[u32]) -> Result<Vec<Run>> {
+        if !tokens.is_sorted_by(|a, b| a < b) {
+            candle_core::bail!(
+                "the tokens of an expert do not ascend: each stands there once, in the order of the batch"
+            );
+        }
+        let (mut runs, mut rest) = (Vec::new(), tokens);
+        for &Stretch { fold, end } in &self.stretches {
+            let (within, behind) = rest.split_at(rest.partition_point(|&token| (token as usize) < end));
+            runs.extend(within.chunks(PIECE).map(|piece| Run { fold, tokens: piece.len() }));
+            rest = behind;
+        }
+        if let Some(token) = rest.first() {
+            let tokens = self.stretches.last().map_or(0, |stretch| stretch.end);
+            candle_core::bail!("token {token} is routed, but the tally was told of {tokens} tokens");
+        }
+        Ok(runs)
+    }
+
+    /// Counts the tokens of one expert's runs; its sums are added beside.
+    pub(super) fn route(&mut self, layer: usize, expert: usize, runs: &[Run]) {
+        let ffn = self.shape.ffn(layer, expert);
+        for run in runs {
+            self.routed[run.fold][ffn] += run.tokens as u64;
+        }
+    }
 }
 
-/// Consecutive tokens of one window and one fold; at most [`PIECE`], for they are one thread's task.
+/// Tokens of one window and one fold, up to a place in the batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stretch {
+    fold: usize,
+    end: usize,
+}
+
+/// Tokens of one stretch, one after the other or, of an expert, those that it gets; at most [`PIECE`], for they are one thread's
+/// task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Run {
     pub fold: usize,
@@ -91,6 +157,10 @@ const PIECE: usize = 64;
 
 impl Observer for Tally {
     fn gate(&mut self, _: usize, _: &Tensor) -> Result<()> {
+        candle_core::bail!("a tally is filled by the activation's kernel")
+    }
+
+    fn expert(&mut self, _: usize, _: usize, _: &[u32], _: &Tensor) -> Result<()> {
         candle_core::bail!("a tally is filled by the activation's kernel")
     }
 

@@ -8,7 +8,7 @@ use arrow::{
         StringArray,
     },
     compute::cast,
-    datatypes::{DataType, Field, Float32Type, Float64Type, Int32Type, Int64Type, Schema},
+    datatypes::{DataType, Field, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, Schema},
 };
 use parquet::{
     arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder, arrow_writer::ArrowWriterOptions},
@@ -28,26 +28,66 @@ use crate::{
     tokens::Coverage,
 };
 
-/// Name and version in the files' metadata.
-pub const COUNTS_SCHEMA: (&str, &str) = ("neuroglot.counts", "1.0");
+/// Name in the files' metadata.
+pub const COUNTS_SCHEMA: &str = "neuroglot.counts";
 
-/// Columns: run, language, layer, neuron, `active_0` … per fold, sum, `sum_sq`, max (null where no token was run). Counts are 32 bits
-/// wide unless a language is asked for more tokens than that holds.
+/// Version in the files' metadata: 1.1 added the column of experts.
 #[must_use]
-pub fn counts_schema(folds: usize, tokens: u64) -> Schema {
-    let wide = i32::try_from(tokens).is_err();
-    let active = if wide { DataType::Int64 } else { DataType::Int32 };
+pub fn counts_version(experts: bool) -> &'static str {
+    if experts { "1.1" } else { "1.0" }
+}
+
+/// How a table of counts, or of routed tokens beside it, is written.
+#[derive(Clone, Debug)]
+pub struct TableLayout {
+    /// Id of the run.
+    pub run: String,
+    /// Tokens asked per language: they decide how wide a count is.
+    pub tokens: u64,
+    /// Folds of documents.
+    pub folds: usize,
+    /// Whether counts have a column of experts. A profile leaves it out where there are none; an atlas has it always, so that
+    /// tables of several models are read as one.
+    pub experts: bool,
+    /// Further pairs of metadata.
+    pub further: Vec<(String, String)>,
+    /// A row group ends with a language once it holds so many rows.
+    pub group_rows: usize,
+}
+
+/// Columns: run, language, layer, expert (where there are any), neuron, `active_0` … per fold, sum, `sum_sq`, max (null where no
+/// token was run). Counts are 32 bits wide unless a language is asked for more tokens than that holds.
+#[must_use]
+pub fn counts_schema(folds: usize, tokens: u64, experts: bool) -> Schema {
     let mut fields = vec![
         Field::new("run", DataType::Utf8, false),
         Field::new("language", DataType::Utf8, false),
         Field::new("layer", DataType::Int16, false),
-        Field::new("neuron", DataType::Int32, false),
     ];
-    fields.extend((0..folds).map(|fold| Field::new(format!("active_{fold}"), active.clone(), false)));
+    if experts {
+        fields.push(Field::new("expert", DataType::Int16, false));
+    }
+    fields.push(Field::new("neuron", DataType::Int32, false));
+    fields.extend(fold_fields("active", folds, tokens));
     fields.push(Field::new("sum", DataType::Float64, false));
     fields.push(Field::new("sum_sq", DataType::Float64, false));
     fields.push(Field::new("max", DataType::Float32, true));
     Schema::new(fields)
+}
+
+/// One column of counts per fold.
+pub(super) fn fold_fields(name: &str, folds: usize, tokens: u64) -> impl Iterator<Item = Field> {
+    let kind = if i32::try_from(tokens).is_err() { DataType::Int64 } else { DataType::Int32 };
+    (0..folds).map(move |fold| Field::new(format!("{name}_{fold}"), kind.clone(), false))
+}
+
+/// A fold's counts, as wide as its column.
+pub(super) fn fold_column(field: &Field, counts: &[u64]) -> ArrayRef {
+    if field.data_type() == &DataType::Int32 {
+        Arc::new(Int32Array::from_iter_values(counts.iter().map(|&n| n as i32)))
+    } else {
+        Arc::new(Int64Array::from_iter_values(counts.iter().map(|&n| n as i64)))
+    }
 }
 
 /// How every table of this project is written: zstd, page index, a schema name and version.
@@ -89,30 +129,38 @@ pub(crate) fn unwritten(place: &Path, error: ParquetError) -> OutputError {
     OutputError { path: place.to_owned(), source }
 }
 
-/// Writes the counts of languages, in the order given. A row group ends with a language once it holds `group_rows` rows.
+/// Writes the counts of languages, in the order given.
 ///
 /// # Errors
 /// When the disk is full or the file cannot be written.
 pub fn write_counts<P: std::borrow::Borrow<Profile>>(
     place: &Path,
-    run: &str,
-    tokens: u64,
+    layout: &TableLayout,
     profiles: impl IntoIterator<Item = Result<P, ProfileError>>,
-    folds: usize,
-    further: Vec<(String, String)>,
-    group_rows: usize,
+) -> Result<usize, ProfileError> {
+    let schema = Arc::new(counts_schema(layout.folds, layout.tokens, layout.experts));
+    let batches = profiles.into_iter().map(|profile| Ok(batch(&schema, layout, profile?.borrow())));
+    write_batches(place, (COUNTS_SCHEMA, counts_version(layout.experts)), layout, &schema, batches)
+}
+
+/// Writes a table that has one batch per language.
+pub(super) fn write_batches(
+    place: &Path,
+    name: (&str, &str),
+    layout: &TableLayout,
+    schema: &Arc<Schema>,
+    batches: impl Iterator<Item = Result<RecordBatch, ProfileError>>,
 ) -> Result<usize, ProfileError> {
     let failed = |error| unwritten(place, error);
-    let schema = Arc::new(counts_schema(folds, tokens));
     let mut draft = Draft::new(place)?;
-    let mut writer = ArrowWriter::try_new_with_options(&mut draft, schema.clone(), options(COUNTS_SCHEMA, further))
-        .map_err(failed)?;
+    let options = options(name, layout.further.clone());
+    let mut writer = ArrowWriter::try_new_with_options(&mut draft, schema.clone(), options).map_err(failed)?;
     let mut rows = 0;
-    for profile in profiles {
-        let batch = batch(&schema, run, profile?.borrow());
+    for batch in batches {
+        let batch = batch?;
         rows += batch.num_rows();
         writer.write(&batch).map_err(failed)?;
-        if writer.in_progress_rows() >= group_rows {
+        if writer.in_progress_rows() >= layout.group_rows {
             writer.flush().map_err(failed)?;
         }
     }
@@ -122,24 +170,22 @@ pub fn write_counts<P: std::borrow::Borrow<Profile>>(
     Ok(rows)
 }
 
-fn batch(schema: &Arc<Schema>, run: &str, profile: &Profile) -> RecordBatch {
+fn batch(schema: &Arc<Schema>, layout: &TableLayout, profile: &Profile) -> RecordBatch {
     let tally = &profile.tally;
     let (shape, language) = (tally.shape(), profile.coverage.language.to_string());
     let neurons = shape.neurons();
     let id = |flat| shape.neuron(flat);
     let mut columns: Vec<ArrayRef> = vec![
-        Arc::new(StringArray::from_iter_values(std::iter::repeat_n(run, neurons))),
+        Arc::new(StringArray::from_iter_values(std::iter::repeat_n(&layout.run, neurons))),
         Arc::new(StringArray::from_iter_values(std::iter::repeat_n(&language, neurons))),
         Arc::new(Int16Array::from_iter_values((0..neurons).map(|flat| id(flat).layer as i16))),
-        Arc::new(Int32Array::from_iter_values((0..neurons).map(|flat| id(flat).index as i32))),
     ];
-    for (fold, active) in tally.active.iter().enumerate() {
-        let narrow = schema.field(4 + fold).data_type() == &DataType::Int32;
-        columns.push(if narrow {
-            Arc::new(Int32Array::from_iter_values(active.iter().map(|&n| n as i32)))
-        } else {
-            Arc::new(Int64Array::from_iter_values(active.iter().map(|&n| n as i64)))
-        });
+    if layout.experts {
+        columns.push(Arc::new(Int16Array::from_iter_values((0..neurons).map(|flat| id(flat).expert as i16))));
+    }
+    columns.push(Arc::new(Int32Array::from_iter_values((0..neurons).map(|flat| id(flat).index as i32))));
+    for active in &tally.active {
+        columns.push(fold_column(schema.field(columns.len()), active));
     }
     columns.push(Arc::new(Float64Array::from(tally.sum.clone())));
     columns.push(Arc::new(Float64Array::from(tally.sum_sq.clone())));
@@ -152,6 +198,7 @@ pub struct CountsReader {
     path: std::path::PathBuf,
     builder: Option<ParquetRecordBatchReaderBuilder<File>>,
     folds: usize,
+    experts: bool,
 }
 
 /// The rows of one or more languages of a counts file.
@@ -172,14 +219,12 @@ impl CountsReader {
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| {
             broken(path, format!("is not a readable Parquet file: {error}; delete it and profile again"))
         })?;
-        check_schema(path, &builder, COUNTS_SCHEMA)?;
-        let folds = builder.schema().fields().iter().filter(|field| field.name().starts_with("active_")).count();
-        let tokens = if builder.schema().fields().iter().any(|field| field.data_type() == &DataType::Int64) {
-            u64::MAX
-        } else {
-            0
-        };
-        let wanted = counts_schema(folds, tokens);
+        check_schema(path, &builder, (COUNTS_SCHEMA, counts_version(true)))?;
+        let has = |is: &dyn Fn(&Field) -> bool| builder.schema().fields().iter().filter(|field| is(field)).count();
+        let folds = has(&|field| field.name().starts_with("active_"));
+        let experts = has(&|field| field.name() == "expert") > 0;
+        let wide = has(&|field| field.data_type() == &DataType::Int64) > 0;
+        let wanted = counts_schema(folds, if wide { u64::MAX } else { 0 }, experts);
         let same = |(a, b): (&Arc<Field>, &Arc<Field>)| a.name() == b.name() && a.data_type() == b.data_type();
         let fields = builder.schema().fields();
         // A minor version may add columns behind these.
@@ -189,7 +234,7 @@ impl CountsReader {
                 format!("has the columns {:?}, which are not those of counts", names(builder.schema())),
             ));
         }
-        Ok(Self { path: path.to_owned(), builder: Some(builder), folds })
+        Ok(Self { path: path.to_owned(), builder: Some(builder), folds, experts })
     }
 
     /// A pair of the file's metadata.
@@ -215,7 +260,8 @@ impl CountsReader {
         self.folds
     }
 
-    /// Reads all rows; every language must cover the whole grid, in order.
+    /// Reads all rows; every language must cover the whole grid, in order. How many tokens were routed to an expert stands in a
+    /// table of its own: those of the tallies are zero.
     ///
     /// # Errors
     /// When the rows are not those of a grid of this shape.
@@ -225,12 +271,18 @@ impl CountsReader {
         let builder = self.builder.take().expect("a reader reads once");
         // Said before anything is allocated: the shape comes from another file.
         let rows = usize::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0);
-        if shape.layers.checked_mul(shape.width).is_none_or(|neurons| neurons == 0 || rows % neurons != 0) {
-            let FfnShape { layers, width } = shape;
+        if shape.checked_neurons().is_none_or(|neurons| neurons == 0 || rows % neurons != 0) {
+            let FfnShape { layers, experts, width } = shape;
+            let experts = if shape.is_routed() { format!("{experts} × ") } else { String::new() };
             return Err(broken(
                 &path,
-                format!("has {rows} rows, which is no whole number of languages of {layers} × {width} neurons"),
+                format!(
+                    "has {rows} rows, which is no whole number of languages of {layers} × {experts}{width} neurons"
+                ),
             ));
+        }
+        if shape.is_routed() && !self.experts {
+            return Err(broken(&path, format!("has no column `expert`, but the model has {shape}")));
         }
         let reader = builder.with_batch_size(shape.neurons().min(1 << 16)).build().map_err(|error| wrong(&error))?;
         let mut table = CountsTable { languages: Vec::new(), tallies: Vec::new() };
@@ -246,7 +298,7 @@ impl CountsReader {
                 let take = (batch.num_rows() - start).min(shape.neurons() - at);
                 let language = table.languages.last().expect("pushed at its first row");
                 let tally = table.tallies.last_mut().expect("pushed at its first row");
-                copy(&batch.slice(start, take), shape, at, language, tally)
+                copy(&batch.slice(start, take), self.experts, at, language, tally)
                     .map_err(|problem| broken(&path, problem))?;
                 at = (at + take) % shape.neurons();
                 start += take;
@@ -256,30 +308,44 @@ impl CountsReader {
     }
 }
 
-fn copy(batch: &RecordBatch, shape: FfnShape, at: usize, language: &str, tally: &mut Tally) -> Result<(), String> {
+fn copy(batch: &RecordBatch, experts: bool, at: usize, language: &str, tally: &mut Tally) -> Result<(), String> {
+    let shape = tally.shape();
     let languages = batch.column(1).as_string::<i32>();
-    let layers = batch.column(2).as_primitive::<arrow::datatypes::Int16Type>();
-    let neurons = batch.column(3).as_primitive::<Int32Type>();
+    let layers = batch.column(2).as_primitive::<Int16Type>();
+    let first = 3 + usize::from(experts);
+    let expert = experts.then(|| batch.column(3).as_primitive::<Int16Type>());
+    let neurons = batch.column(first).as_primitive::<Int32Type>();
     for row in 0..batch.num_rows() {
         let id = shape.neuron(at + row);
-        let found = (languages.value(row), i64::from(layers.value(row)), i64::from(neurons.value(row)));
-        if found != (language, id.layer as i64, id.index as i64) {
-            return Err(format!("row {found:?} stands where ({language}, {}, {}) is wanted", id.layer, id.index));
+        let wanted = (language, id.layer as i16, id.expert as i16, id.index as i32);
+        let expert = expert.map_or(0, |experts| experts.value(row));
+        let found = (languages.value(row), layers.value(row), expert, neurons.value(row));
+        if found != wanted {
+            let columns = "language, layer, expert, neuron";
+            return Err(format!("row {found:?} stands where {wanted:?} is wanted ({columns})"));
         }
     }
+    let first = first + 1;
     let folds = tally.active.len();
     for (fold, active) in tally.active.iter_mut().enumerate() {
-        let column = cast(batch.column(4 + fold), &DataType::Int64).map_err(|error| error.to_string())?;
-        for (to, &from) in active[at..].iter_mut().zip(column.as_primitive::<Int64Type>().values()) {
-            *to = u64::try_from(from).map_err(|_| format!("active_{fold} is {from}"))?;
-        }
+        copy_fold(batch, first + fold, &mut active[at..])?;
     }
     let rows = batch.num_rows();
-    tally.sum[at..at + rows].copy_from_slice(batch.column(4 + folds).as_primitive::<Float64Type>().values());
-    tally.sum_sq[at..at + rows].copy_from_slice(batch.column(5 + folds).as_primitive::<Float64Type>().values());
-    let max = batch.column(6 + folds).as_primitive::<Float32Type>();
+    let after = first + folds;
+    tally.sum[at..at + rows].copy_from_slice(batch.column(after).as_primitive::<Float64Type>().values());
+    tally.sum_sq[at..at + rows].copy_from_slice(batch.column(after + 1).as_primitive::<Float64Type>().values());
+    let max = batch.column(after + 2).as_primitive::<Float32Type>();
     for (row, to) in tally.max[at..at + rows].iter_mut().enumerate() {
         *to = if max.is_null(row) { f32::NEG_INFINITY } else { max.value(row) };
+    }
+    Ok(())
+}
+
+/// Copies a fold's counts, of either width, out of a column.
+pub(super) fn copy_fold(batch: &RecordBatch, column: usize, to: &mut [u64]) -> Result<(), String> {
+    let counts = cast(batch.column(column), &DataType::Int64).map_err(|error| error.to_string())?;
+    for (to, &from) in to.iter_mut().zip(counts.as_primitive::<Int64Type>().values()) {
+        *to = u64::try_from(from).map_err(|_| format!("{} is {from}", batch.schema().field(column).name()))?;
     }
     Ok(())
 }
@@ -312,6 +378,6 @@ pub(crate) fn check_schema(
     Ok(())
 }
 
-fn broken(path: &Path, problem: impl ToString) -> ProfileError {
+pub(super) fn broken(path: &Path, problem: impl ToString) -> ProfileError {
     ProfileError::Broken { path: path.to_owned(), problem: problem.to_string() }
 }

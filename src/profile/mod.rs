@@ -2,6 +2,7 @@
 //! In: a checkpoint, a corpus and a plan. Out: a folder with one file of counts per language, resumable at any time.
 
 mod counts;
+mod routed;
 mod run;
 mod store;
 
@@ -9,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::counts::{check_schema, options, unwritten};
 pub use self::{
-    counts::{COUNTS_SCHEMA, CountsReader, CountsTable, counts_schema, write_counts},
+    counts::{COUNTS_SCHEMA, CountsReader, CountsTable, TableLayout, counts_schema, counts_version, write_counts},
+    routed::{ROUTED_SCHEMA, Routed, RoutedTable, routed_schema, write_routed},
     run::{Event, Finish, Profiler},
     store::{ProfileFolder, ProfileHead},
 };

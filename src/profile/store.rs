@@ -1,4 +1,5 @@
-//! A profile on disk: `profile.json` says which run it is, `counts/CODE.parquet` holds one finished language each.
+//! A profile on disk: `profile.json` says which run it is, `counts/CODE.parquet` holds one finished language each, and of a model
+//! with experts `routed/CODE.parquet` says how many of its tokens went to each.
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +10,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{CountsReader, ModelCard, Profile, ProfileError, RunParameters, write_counts};
+use super::{
+    CountsReader, ModelCard, Profile, ProfileError, Routed, RoutedTable, RunParameters, TableLayout, write_counts,
+    write_routed,
+};
 use crate::{language::LanguageCode, output, tokens::Coverage};
 
 /// `profile.json`.
@@ -35,7 +39,8 @@ impl ProfileHead {
     pub fn new(parameters: RunParameters, model: ModelCard) -> Self {
         Self {
             schema: "neuroglot.profile".to_owned(),
-            schema_version: "1.0".to_owned(),
+            // 1.1 knows experts.
+            schema_version: if model.spec.ffn.is_routed() { "1.1" } else { "1.0" }.to_owned(),
             run: parameters.id(),
             parameters,
             model,
@@ -118,6 +123,10 @@ impl ProfileFolder {
         self.path.join("counts").join(format!("{language}.parquet"))
     }
 
+    fn routed_file(&self, language: LanguageCode) -> PathBuf {
+        self.path.join("routed").join(format!("{language}.parquet"))
+    }
+
     /// Whether a language is finished.
     #[must_use]
     pub fn has(&self, language: LanguageCode) -> bool {
@@ -152,12 +161,23 @@ impl ProfileFolder {
     /// # Errors
     /// When it cannot be written; nothing half-written stays.
     pub fn write(&self, profile: &Profile) -> Result<(), ProfileError> {
+        let (language, parameters) = (profile.coverage.language, &self.head.parameters);
+        let mut layout = TableLayout {
+            run: self.head.run.clone(),
+            tokens: parameters.tokens,
+            folds: parameters.folds,
+            experts: profile.tally.shape().is_routed(),
+            further: vec![("neuroglot.run".to_owned(), self.head.run.clone())],
+            group_rows: usize::MAX,
+        };
+        if layout.experts {
+            // Before the counts, which say that the language is finished.
+            let routed = [Ok((language, profile.tally.routed.clone()))];
+            write_routed(&self.routed_file(language), &layout, profile.tally.shape(), routed)?;
+        }
         let coverage = serde_json::to_string(&profile.coverage).expect("plain data");
-        let further =
-            vec![("neuroglot.run".to_owned(), self.head.run.clone()), ("neuroglot.coverage".to_owned(), coverage)];
-        let place = self.file(profile.coverage.language);
-        let folds = self.head.parameters.folds;
-        write_counts(&place, &self.head.run, self.head.parameters.tokens, [Ok(profile)], folds, further, usize::MAX)?;
+        layout.further.push(("neuroglot.coverage".to_owned(), coverage));
+        write_counts(&self.file(language), &layout, [Ok(profile)])?;
         Ok(())
     }
 
@@ -171,10 +191,34 @@ impl ProfileFolder {
         let coverage = reader.coverage()?;
         let mut table = reader.read(self.head.model.spec.ffn)?;
         match table.tallies.pop() {
-            Some(tally) if table.tallies.is_empty() && table.languages == [language.to_string()] => {
+            Some(mut tally) if table.tallies.is_empty() && table.languages == [language.to_string()] => {
+                if tally.shape().is_routed() {
+                    tally.routed = self.routed(language)?;
+                }
                 Ok(Profile { coverage, tally })
             }
             _ => Err(broken(&path, format!("holds {:?}, but {language} is wanted", table.languages))),
+        }
+    }
+
+    /// Tokens of a finished language that were routed to every expert; there are none of a dense model.
+    ///
+    /// # Errors
+    /// As [`ProfileFolder::read`].
+    pub fn routed(&self, language: LanguageCode) -> Result<Routed, ProfileError> {
+        let path = self.routed_file(language);
+        if !path.is_file() {
+            let problem =
+                format!("is not there, but the model has experts; delete counts/{language}.parquet and profile again");
+            return Err(broken(&path, problem));
+        }
+        let mut table = RoutedTable::read(&path, self.head.model.spec.ffn, self.head.parameters.folds)?;
+        if table.run != self.head.run {
+            return Err(self.other_run(&path, &table.run));
+        }
+        match table.languages.pop() {
+            Some((code, routed)) if table.languages.is_empty() && code == language.to_string() => Ok(routed),
+            _ => Err(broken(&path, format!("does not hold {language} alone; delete it and profile again"))),
         }
     }
 
@@ -190,17 +234,12 @@ impl ProfileFolder {
         let path = self.file(language);
         let reader = CountsReader::open(&path)?;
         let run = reader.metadata("neuroglot.run").unwrap_or_default();
-        if run == self.head.run {
-            Ok(reader)
-        } else {
-            Err(broken(
-                &path,
-                format!(
-                    "is of run `{run}`, but profile.json of run `{}`; delete the file and profile again",
-                    self.head.run
-                ),
-            ))
-        }
+        if run == self.head.run { Ok(reader) } else { Err(self.other_run(&path, &run)) }
+    }
+
+    fn other_run(&self, path: &Path, run: &str) -> ProfileError {
+        let own = &self.head.run;
+        broken(path, format!("is of run `{run}`, but profile.json of run `{own}`; delete the file and profile again"))
     }
 
     /// Whether another folder can be taken over: it is of the same run, and every file of it can be read.
@@ -215,7 +254,11 @@ impl ProfileFolder {
                 format!("is of another run than {here}: it differs in {difference}; only parts of one run are merged");
             return Err(broken(&other.path.join("profile.json"), problem));
         }
-        other.languages()?.into_iter().try_for_each(|language| other.coverage(language).map(drop))
+        let routed = other.head.model.spec.ffn.is_routed();
+        other.languages()?.into_iter().try_for_each(|language| {
+            other.coverage(language)?;
+            if routed { other.routed(language).map(drop) } else { Ok(()) }
+        })
     }
 
     /// Takes over the finished languages of another folder of the same run.
@@ -226,23 +269,27 @@ impl ProfileFolder {
         self.accepts(other)?;
         let mut taken = 0;
         for language in other.languages()? {
-            let (from, to) = (other.file(language), self.file(language));
-            let bytes = std::fs::read(&from).map_err(|error| broken(&from, format!("cannot be read: {error}")))?;
-            if to.is_file() {
-                let there = std::fs::read(&to).map_err(|error| broken(&to, format!("cannot be read: {error}")))?;
-                if there != bytes {
-                    return Err(broken(
-                        &from,
-                        format!("and {} hold different counts of {language}; keep one", to.display()),
-                    ));
+            // The counts last: they say that the language is finished.
+            let pairs = [Self::routed_file, Self::file].map(|file| (file(other, language), file(self, language)));
+            let files = if self.head.model.spec.ffn.is_routed() { &pairs[..] } else { &pairs[1..] };
+            let new = !self.has(language);
+            for (from, to) in files {
+                let found = bytes(from)?;
+                if new {
+                    output::write(to, &found)?;
+                } else if bytes(to)? != found {
+                    let problem = format!("and {} hold different counts of {language}; keep one", to.display());
+                    return Err(broken(from, problem));
                 }
-                continue;
             }
-            output::write(&to, &bytes)?;
-            taken += 1;
+            taken += usize::from(new);
         }
         Ok(taken)
     }
+}
+
+fn bytes(path: &Path) -> Result<Vec<u8>, ProfileError> {
+    std::fs::read(path).map_err(|error| broken(path, format!("cannot be read: {error}")))
 }
 
 fn occupied(path: &Path) -> bool {

@@ -53,7 +53,7 @@ fn own(view: &View, base: &str) -> Value {
             "tokens_text": words::thousands(tokens),
             "corpus": view.profile.and_then(|run| run.corpus.clone()).unwrap_or_default(),
         },
-        "notes": view.atlas.manifest.remarks.iter().chain(&view.result.notes).cloned().chain([
+        "notes": view.atlas.manifest.remarks.iter().chain(&view.result.notes).cloned().chain(routing(view)).chain([
             "A neuron that fires for a language need not cause anything: this atlas shows where activity is, not what would happen \
              without it.".to_owned(),
         ]).collect::<Vec<_>>(),
@@ -79,6 +79,17 @@ fn own(view: &View, base: &str) -> Value {
     })
 }
 
+/// What a reader should know of a model with experts.
+fn routing(view: &View) -> Option<String> {
+    let experts = view.model.experts;
+    view.model.shape().is_routed().then(|| {
+        format!(
+            "Each layer has {experts} experts, and a router sends every token to a few of them: a neuron's probability counts only the \
+             tokens that its expert gets."
+        )
+    })
+}
+
 /// Neurons of all languages together, by layer.
 fn overview(view: &View) -> Value {
     if view.neurons.is_empty() {
@@ -86,7 +97,7 @@ fn overview(view: &View) -> Value {
     }
     let layers = view.model.layers;
     let mut counts = vec![0usize; layers];
-    view.neurons.keys().for_each(|(layer, _)| counts[*layer] += 1);
+    view.neurons.keys().for_each(|id| counts[id.layer] += 1);
     let total = view.neurons.len();
     // The last quarter, rounded up: of 6 layers the last 2.
     let quarter = layers.div_ceil(4);

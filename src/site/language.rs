@@ -11,7 +11,7 @@ use super::{Page, Site, SiteError, family_key, family_keys, joined, view::View, 
 use crate::{
     atlas::{FileEntry, LanguageRow, Mask, MaskFormat, MaskSet, NeuronRow},
     language::LanguageCode,
-    neuron::{NeuronId, NeuronSet},
+    neuron::{FfnShape, NeuronId, NeuronSet},
     output,
 };
 
@@ -108,6 +108,15 @@ impl<'a> Subject<'a> {
         (self.rows.iter().filter(|row| row.layer >= layers - quarter).count(), quarter)
     }
 
+    /// `layer 3`, or `expert 7 of layer 3`.
+    fn network(&self, row: &NeuronRow) -> String {
+        if self.view.model.shape().is_routed() {
+            format!("expert {} of layer {}", row.expert, row.layer)
+        } else {
+            format!("layer {}", row.layer)
+        }
+    }
+
     fn finding(&self) -> String {
         let all = words::thousands(self.view.model.shape().neurons() as u64);
         let name = &self.name;
@@ -124,7 +133,7 @@ impl<'a> Subject<'a> {
             1 => {
                 let own =
                     if self.specific == 1 { "it serves no other language" } else { "it serves other languages too" };
-                format!("1 of {all} neurons serves {name}; {own}, and it lies in layer {}.", self.rows[0].layer)
+                format!("1 of {all} neurons serves {name}; {own}, and it lies in {}.", self.network(&self.rows[0]))
             }
             n => format!(
                 "{} of {all} neurons serve {name}; {alone}, and {} in the last {quarter} of {} layers.",
@@ -163,7 +172,7 @@ impl<'a> Subject<'a> {
         let view = self.view;
         let mut layers: Vec<[BTreeSet<usize>; 3]> = vec![Default::default(); view.model.layers];
         let mut totals = vec![0usize; view.model.layers];
-        for (&(layer, _), served) in &view.neurons {
+        for (&NeuronId { layer, .. }, served) in &view.neurons {
             let own = served.rows.iter().any(|row| row.language == self.language.code);
             let kind = match served.rows.len() {
                 _ if !own => 2,
@@ -176,8 +185,9 @@ impl<'a> Subject<'a> {
         let rows = layers.iter().zip(&totals).enumerate().map(|(layer, ([specific, shared, others], total))| {
             json!({ "layer": layer, "total": total, "specific": specific, "shared": shared, "others": others })
         });
-        let binned = if view.columns() < view.model.width {
-            format!(" {} neurons share {} columns.", words::thousands(view.model.width as u64), view.columns())
+        let width = view.model.shape().layer_width();
+        let binned = if view.columns() < width {
+            format!(" {} neurons share {} columns.", words::thousands(width as u64), view.columns())
         } else {
             String::new()
         };
@@ -306,7 +316,7 @@ impl<'a> Subject<'a> {
 
     fn neuron(&self, row: &NeuronRow) -> Value {
         let view = self.view;
-        let mut others: Vec<&NeuronRow> = view.neurons[&(row.layer, row.neuron)].rows.clone();
+        let mut others: Vec<&NeuronRow> = view.neurons[&row.id()].rows.clone();
         others.retain(|other| other.language != self.language.code);
         others.sort_by(|a, b| {
             b.probability.unwrap_or(0.0).total_cmp(&a.probability.unwrap_or(0.0)).then(a.language.cmp(&b.language))
@@ -314,7 +324,7 @@ impl<'a> Subject<'a> {
         let named = others.iter().take(NAMED).filter_map(|other| view.language(other.language));
         let decimals =
             |value: Option<f32>, n: usize| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.n$}"));
-        json!({
+        let mut data = json!({
             "id": format!("L{}·N{}", row.layer, row.neuron),
             "anchor": format!("n-{}-{}", row.layer, row.neuron),
             "layer": row.layer,
@@ -331,7 +341,13 @@ impl<'a> Subject<'a> {
             "others_text": words::count(others.len(), "other language"),
             "others": named.map(|other| json!({ "name": other.name, "bcp47": other.bcp47, "href": format!("{}.html", other.code) })).collect::<Vec<_>>(),
             "more": others.len().saturating_sub(NAMED),
-        })
+        });
+        if view.model.shape().is_routed() {
+            data["id"] = format!("L{}·E{}·N{}", row.layer, row.expert, row.neuron).into();
+            data["anchor"] = format!("n-{}-{}-{}", row.layer, row.expert, row.neuron).into();
+            data["expert"] = row.expert.into();
+        }
+        data
     }
 
     fn neighbours(&self) -> Value {
@@ -430,7 +446,7 @@ impl<'a> Subject<'a> {
         let (view, code) = (self.view, self.language.code);
         let Some(rate) = view.rate() else { return Ok(json!([])) };
         let table = format!("data/neurons/{}/{}.parquet", view.folder, view.method);
-        let ids = self.rows.iter().map(|row| NeuronId { layer: row.layer, index: row.neuron });
+        let ids = self.rows.iter().map(NeuronRow::id);
         let masks = MaskSet {
             mask: Mask {
                 model: view.model.id.clone(),
@@ -443,16 +459,19 @@ impl<'a> Subject<'a> {
             },
             sets: BTreeMap::from([(code, NeuronSet::new(view.model.shape(), ids))]),
         };
-        let mut files = Vec::new();
-        for (format, extension, name, what) in [
+        let shape = view.model.shape();
+        let indices = if shape.is_routed() { "indices per layer and expert" } else { "indices per layer" };
+        let formats = [
             (MaskFormat::Safetensors, "safetensors", "safetensors", "mask as bits, one row per layer"),
-            (MaskFormat::Json, "mask.json", "JSON", "indices per layer"),
+            (MaskFormat::Json, "mask.json", "JSON", indices),
             (MaskFormat::Parquet, "parquet", "Parquet", "the table above in full, with exact values"),
             (MaskFormat::Pth, "pth", "PyTorch", "lists for torch.load(…, weights_only=True)"),
-        ] {
+        ];
+        let mut files = Vec::new();
+        for (format, extension, name, what) in formats.into_iter().filter(|(format, ..)| format.holds(shape)) {
             let file = format!("{code}.{extension}");
             let path = format!("{}/{file}", view.folder);
-            match masks.bytes(format) {
+            match masks.bytes(format)? {
                 Some(bytes) => output::write(&place.join(&path), &bytes)?,
                 None => drop(NeuronRow::write(self.rows, &place.join(&path))?),
             }
@@ -467,20 +486,36 @@ impl<'a> Subject<'a> {
 
     fn snippets(&self) -> Value {
         let code = self.language.code;
-        let model = &self.view.model.id;
-        let python = format!(
+        let python = if self.view.model.shape().is_routed() { self.list_experts() } else { self.switch_off() };
+        json!({
+            "command": format!("neuroglot mask ATLAS --language {code} --format safetensors --out {code}.safetensors"),
+            "python": python,
+            "adapt": null,
+        })
+    }
+
+    /// Where a model keeps its experts differs between families and versions of their code: what holds for all is the mask.
+    fn list_experts(&self) -> String {
+        let code = self.language.code;
+        let FfnShape { layers, experts, width } = self.view.model.shape();
+        format!(
+            "import numpy as np\nfrom safetensors import safe_open\n\n\
+             with safe_open(\"{code}.safetensors\", \"np\") as file:\n    bits = file.get_tensor(\"{code}\")  # uint8 [layers, ceil(experts * width / 8)]\n\
+             mask = np.unpackbits(bits, axis=1, bitorder=\"little\")[:, : {experts} * {width}].astype(bool)\n\n\
+             for layer, expert, neuron in np.argwhere(mask.reshape({layers}, {experts}, {width})):\n    print(layer, expert, neuron)"
+        )
+    }
+
+    fn switch_off(&self) -> String {
+        let (code, model) = (self.language.code, &self.view.model.id);
+        format!(
             "import numpy as np\nimport torch\nfrom safetensors import safe_open\nfrom transformers import AutoModelForCausalLM\n\n\
              model = AutoModelForCausalLM.from_pretrained({model:?})\n\
              with safe_open(\"{code}.safetensors\", \"np\") as file:\n    bits = file.get_tensor(\"{code}\")  # uint8 [layers, ceil(width / 8)]\n\
              masks = torch.from_numpy(np.unpackbits(bits, axis=1, bitorder=\"little\")).bool()\n\n\
              for layer, off in zip(model.model.layers, masks):\n    off = off[: layer.mlp.gate_proj.out_features]\n    \
              layer.mlp.act_fn.register_forward_hook(\n        lambda module, inputs, a, off=off: a.masked_fill(off, 0.0))"
-        );
-        json!({
-            "command": format!("neuroglot mask ATLAS --language {code} --format safetensors --out {code}.safetensors"),
-            "python": python,
-            "adapt": null,
-        })
+        )
     }
 
     fn citation(&self) -> String {

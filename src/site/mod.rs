@@ -192,7 +192,7 @@ impl<'a> Site<'a> {
             format!("{root}{}/index.html", view.folder)
         };
         let model = view.model;
-        json!({
+        let mut common = json!({
             "page": { "kind": kind, "title": title, "description": description, "root": root },
             "site": {
                 "name": "neuroglot atlas",
@@ -216,7 +216,11 @@ impl<'a> Site<'a> {
                 "licence": model.licence,
                 "weights_note": null,
             },
-        })
+        });
+        if model.shape().is_routed() {
+            common["model"]["experts"] = model.experts.into();
+        }
+        common
     }
 
     fn write(&self, place: &Path, page: &Page) -> Result<(), SiteError> {

@@ -10,9 +10,10 @@ use crate::{
         NeuronRow, OverlapRow, RateResult, RunRow, StabilityRow, model_folder,
     },
     language::LanguageCode,
+    neuron::NeuronId,
 };
 
-/// Columns that a neuron map draws at most: wider models share columns.
+/// Columns that a neuron map draws at most: wider layers share columns.
 const COLUMNS: usize = 768;
 
 /// One model, one method.
@@ -31,8 +32,8 @@ pub struct View<'a> {
     coverage: BTreeMap<LanguageCode, &'a CoverageRow>,
     stability: BTreeMap<LanguageCode, &'a StabilityRow>,
     overlap: BTreeMap<(LanguageCode, LanguageCode), &'a OverlapRow>,
-    /// Languages that each selected neuron serves, by layer and index.
-    pub neurons: BTreeMap<(usize, usize), Served<'a>>,
+    /// Languages that each selected neuron serves.
+    pub neurons: BTreeMap<NeuronId, Served<'a>>,
 }
 
 /// A selected neuron: the rows that it has, and its column on the maps.
@@ -68,7 +69,7 @@ impl<'a> View<'a> {
             result,
         };
         for row in &tables.neurons {
-            view.neurons.entry((row.layer, row.neuron)).or_default().rows.push(row);
+            view.neurons.entry(row.id()).or_default().rows.push(row);
         }
         view.place();
         Ok(view)
@@ -104,7 +105,7 @@ impl<'a> View<'a> {
 
     /// Columns of the maps.
     pub fn columns(&self) -> usize {
-        self.model.width.min(COLUMNS)
+        self.model.shape().layer_width().min(COLUMNS)
     }
 
     /// Languages in an order in which those that fire alike stand together: the leaves of a tree by average linkage over
@@ -133,22 +134,22 @@ impl<'a> View<'a> {
         let angles: BTreeMap<LanguageCode, f64> =
             leaves.iter().enumerate().map(|(at, &code)| (code, angle(at))).collect();
         let columns = self.columns();
-        let mut layers: BTreeMap<usize, Vec<(f64, usize)>> = BTreeMap::new();
-        for (&(layer, index), served) in &self.neurons {
+        let mut layers: BTreeMap<usize, Vec<(f64, NeuronId)>> = BTreeMap::new();
+        for (&id, served) in &self.neurons {
             let point = served.rows.iter().fold((0.0, 0.0), |(x, y), row| {
                 let weight = f64::from(row.share.unwrap_or(1.0));
                 let angle = angles.get(&row.language).copied().unwrap_or_default();
                 (x + weight * angle.cos(), y + weight * angle.sin())
             });
             let direction = point.1.atan2(point.0).rem_euclid(std::f64::consts::TAU) / std::f64::consts::TAU;
-            layers.entry(layer).or_default().push((direction, index));
+            layers.entry(id.layer).or_default().push((direction, id));
         }
-        for (layer, mut neurons) in layers {
+        for mut neurons in layers.into_values() {
             neurons.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
             let wanted: Vec<usize> =
                 neurons.iter().map(|(direction, _)| ((direction * columns as f64) as usize).min(columns - 1)).collect();
-            for (column, (_, index)) in spread(&wanted, columns).into_iter().zip(neurons) {
-                self.neurons.get_mut(&(layer, index)).expect("it was taken from there").column = column;
+            for (column, (_, id)) in spread(&wanted, columns).into_iter().zip(neurons) {
+                self.neurons.get_mut(&id).expect("it was taken from there").column = column;
             }
         }
     }

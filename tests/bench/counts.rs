@@ -8,13 +8,13 @@ use neuroglot::{
     corpus::Notes,
     model::Tally,
     neuron::FfnShape,
-    profile::{CountsReader, Profile, ProfileError, write_counts},
+    profile::{CountsReader, Profile, ProfileError, TableLayout, write_counts},
     tokens::{Coverage, CoverageStatus},
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-const SHAPE: FfnShape = FfnShape { layers: 32, width: 14_336 };
+const SHAPE: FfnShape = FfnShape::dense(32, 14_336);
 const TOKENS: u64 = 1_000_000;
 const FOLDS: usize = 4;
 
@@ -25,8 +25,15 @@ fn main() {
     let place = folder.path().join("counts.parquet");
     let start = Instant::now();
     let profiles = (0..languages).map(|_| Ok::<&Profile, ProfileError>(&profile));
-    let rows = write_counts(&place, "0123456789abcdef", TOKENS, profiles, FOLDS, Vec::new(), 50_000)
-        .expect("room on the disk");
+    let layout = TableLayout {
+        run: "0123456789abcdef".to_owned(),
+        tokens: TOKENS,
+        folds: FOLDS,
+        experts: true,
+        further: Vec::new(),
+        group_rows: 50_000,
+    };
+    let rows = write_counts(&place, &layout, profiles).expect("room on the disk");
     report("write", rows, start, &place);
     let start = Instant::now();
     let table = CountsReader::open(&place).expect("a table").read(SHAPE).expect("its rows");

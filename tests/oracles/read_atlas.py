@@ -30,7 +30,7 @@ import pyarrow.parquet
 import yaml
 from safetensors import safe_open
 
-NEURON = ["language", "layer", "neuron"]
+NEURON = ["language", "layer", "expert", "neuron"]
 
 
 class Mismatch(Exception):
@@ -183,9 +183,17 @@ def table_format(atlas, path):
     return f"{schema} {version}, {file.metadata.num_row_groups} row groups"
 
 
+def neurons_of(atlas, path):
+    """The table's keys; a table of version 1.0 knows no experts, and its neurons are those of the only one."""
+    frame = polars.read_parquet(atlas.folder / path)
+    if "expert" not in frame.columns:
+        frame = frame.with_columns(polars.lit(0, dtype=polars.Int16).alias("expert"))
+    return frame.select("model", "rank", *NEURON).with_columns(polars.col("language", "model").cast(polars.String))
+
+
 def neurons_are_sorted(atlas, path):
-    found = polars.read_parquet(atlas.folder / path, columns=NEURON).with_columns(polars.col("language").cast(polars.String))
-    require(found.equals(found.sort(NEURON)), "rows are not sorted by (language, layer, neuron)")
+    found = neurons_of(atlas, path).select(NEURON)
+    require(found.equals(found.sort(NEURON)), "rows are not sorted by (language, layer, expert, neuron)")
     require(not found.is_duplicated().any(), "a neuron stands twice under one language")
     return f"{found['language'].n_unique()} languages"
 
@@ -197,13 +205,13 @@ def mask_with_table(atlas, path):
     # lape.safetensors and, at a smaller rate, lape-0.01.safetensors are both cut from lape.parquet.
     table_path = f"data/neurons/{path.split('/')[1]}/{metadata.get('method')}.parquet"
     require(table_path in atlas.files, f"there is no table {table_path}")
-    frame = polars.read_parquet(atlas.folder / table_path, columns=["model", "rank", *NEURON])
-    frame = frame.filter(polars.col("rank") < int(metadata["neurons_asked"]))
-    frame = frame.with_columns(polars.col("language", "model").cast(polars.String))
+    frame = neurons_of(atlas, table_path).filter(polars.col("rank") < int(metadata["neurons_asked"]))
+    layers, experts, width = shape_of_model(atlas, path, frame["model"].unique().to_list())
+    require(int(metadata["width"]) == width and int(metadata.get("experts", 1)) == experts, f"the metadata is of another model: {metadata}")
     in_table = {}
-    for language, layer, neuron in frame.select(NEURON).iter_rows():
-        in_table.setdefault(language, set()).add((layer, neuron))
-    layers, width = shape_of_model(atlas, path, frame["model"].unique().to_list())
+    for language, layer, expert, neuron in frame.select(NEURON).iter_rows():
+        require(expert < experts and neuron < width, f"{language}: expert {expert} neuron {neuron} lies outside the model")
+        in_table.setdefault(language, set()).add((layer, expert * width + neuron))
     with safe_open(atlas.folder / path, "numpy") as file:
         metadata, languages = file.metadata() or {}, sorted(file.keys())
         require(atlas.files[table_path]["sha256"] in metadata.values(), f"no metadata value is the sha256 of {table_path}")
@@ -212,7 +220,7 @@ def mask_with_table(atlas, path):
         require(set(in_table) <= set(languages), f"in the table without a mask: {sorted(set(in_table) - set(languages))}")
         for language in languages:
             mask = file.get_tensor(language)
-            wanted = (layers, -(-width // 8))
+            wanted = (layers, -(-experts * width // 8))
             require(mask.dtype == np.uint8 and mask.shape == wanted, f"{language} is {mask.dtype} {mask.shape}, but it must be uint8 {wanted}")
             bits = {(int(layer), int(neuron)) for layer, neuron in np.argwhere(np.unpackbits(mask, axis=1, bitorder="little"))}
             rows = in_table.get(language, set())
@@ -221,12 +229,33 @@ def mask_with_table(atlas, path):
     return f"{len(languages)} languages, {sum(map(len, in_table.values()))} neurons"
 
 
+def probabilities(atlas, path):
+    """A neuron's probability is its count over the tokens that its expert got, or over all where there are no experts."""
+    model = path.split("/")[2]
+    neurons = polars.read_parquet(atlas.folder / path)
+    counts = polars.read_parquet(atlas.folder / f"data/counts/{model}/*.parquet")
+    keys, folds = [key for key in NEURON if key in counts.columns], sorted(name for name in counts.columns if name.startswith("active_"))
+    counts = counts.with_columns(polars.sum_horizontal(polars.col(folds).cast(polars.Int64)).alias("active"))
+    if any(file.startswith(f"data/routed/{model}/") for file in atlas.files):
+        routed = polars.read_parquet(atlas.folder / f"data/routed/{model}/*.parquet")
+        seen = polars.sum_horizontal(polars.col([fold.replace("active", "routed") for fold in folds]).cast(polars.Int64))
+        counts = counts.join(routed.with_columns(seen.alias("seen")), on=["run", "language", "layer", "expert"], how="left")
+    else:
+        coverage = polars.read_parquet(atlas.folder / "data/coverage.parquet").select("run", "language", seen=polars.col("tokens"))
+        counts = counts.join(coverage, on=["run", "language"], how="left")
+    found = neurons.join(counts.select(*keys, "active", "seen"), on=keys, how="left")
+    require(found.height == neurons.height and found["seen"].null_count() == 0, "a neuron has no counts")
+    wrong = found.filter((polars.col("active") / polars.col("seen") - polars.col("probability")).abs() > 1e-6)
+    require(wrong.height == 0, f"{wrong.height} probabilities are not the counts over the tokens: {wrong.head(1)}")
+    return f"{found.height} neurons"
+
+
 def shape_of_model(atlas, mask_path, names):
-    """(layers, width) from data/models.parquet, by the model of the table or else, if the table is empty, by the folder."""
+    """(layers, experts, width) from data/models.parquet, by the model of the table or else, if the table is empty, by the folder."""
     models = polars.read_parquet(atlas.folder / "data/models.parquet").with_columns(polars.col("id").cast(polars.String))
     folder = mask_path.split("/")[1]
     rows = [row for row in models.iter_rows(named=True) if row["id"] in names or (not names and row["id"].replace("/", "__") == folder)]
-    shapes = {(row["layers"], row["width"]) for row in rows}
+    shapes = {(row["layers"], row.get("experts", 1), row["width"]) for row in rows}
     require(len(shapes) == 1, f"data/models.parquet gives {len(shapes)} shapes for {names or folder}")
     return shapes.pop()
 
@@ -266,6 +295,7 @@ def main():
         report.check(f"format {path}", table_format, atlas, path)
         if path.startswith("data/neurons/"):
             report.check(f"order {path}", neurons_are_sorted, atlas, path)
+            report.check(f"probabilities {path}", probabilities, atlas, path)
     for path in atlas.masks():
         report.check(f"mask {path}", mask_with_table, atlas, path)
     for file in options.pth:

@@ -8,7 +8,7 @@ use std::{
 };
 
 use neuroglot::{
-    atlas::{self, Atlas, Evidence, Identification, IdentifyParameters, MaskSet, Release},
+    atlas::{self, Atlas, Evidence, Identification, IdentifyParameters, MaskSet, NeuronRow, Release},
     checkpoint::CheckpointHashes,
     corpus::{Notes, Split},
     identify::{Identifier, LanguageCounts, Lape, Profiles, Rate, Resampling, Stability, overlaps},
@@ -20,8 +20,8 @@ use neuroglot::{
             QueryKeyNorm,
         },
     },
-    neuron::FfnShape,
-    profile::{COUNTING, CountsReader, ModelCard, Profile, ProfileFolder, ProfileHead, RunParameters},
+    neuron::{FfnShape, NeuronId},
+    profile::{COUNTING, CountsReader, ModelCard, Profile, ProfileFolder, ProfileHead, RoutedTable, RunParameters},
     tokens::{Coverage, CoverageStatus, Separator},
 };
 use proptest::prelude::*;
@@ -30,7 +30,8 @@ use tempfile::TempDir;
 const FOLDS: usize = 2;
 const LANGUAGES: [&str; 4] = ["cym_Latn", "kat_Geor", "mlt_Latn", "urd_Arab"];
 
-fn head(shape: FfnShape) -> ProfileHead {
+/// The head of a profile of a made-up model, in two folds.
+pub fn head(shape: FfnShape) -> ProfileHead {
     let norm = NormSpec { kind: NormKind::Rms, bias: false, eps: 1e-5 };
     let spec = DecoderSpec {
         vocabulary: 64,
@@ -87,13 +88,19 @@ fn head(shape: FfnShape) -> ProfileHead {
     ProfileHead::new(parameters, card)
 }
 
-/// A profile with the given counts: 64 tokens in each fold, or none at all.
+/// A profile with the given counts: 64 tokens in each fold, or none at all; where there are experts, some of them go to each.
 fn profile(shape: FfnShape, language: &str, counts: &[u8], tokens: u64) -> Profile {
     let mut tally = Tally::new(shape, FOLDS);
     let share = |n: u8| u64::from(n) * tokens / 255;
+    for (fold, routed) in tally.routed.iter_mut().enumerate() {
+        for (ffn, routed) in routed.iter_mut().enumerate() {
+            *routed = share(counts[(ffn + fold) % counts.len()]);
+        }
+    }
     for (fold, active) in tally.active.iter_mut().enumerate() {
         for (neuron, active) in active.iter_mut().enumerate() {
-            *active = share(counts[(neuron * FOLDS + fold) % counts.len()]);
+            let most = tally.routed.get(fold).map_or(tokens, |routed| routed[shape.ffn_of(neuron)]);
+            *active = share(counts[(neuron * FOLDS + fold) % counts.len()]).min(most);
         }
     }
     for neuron in 0..shape.neurons() {
@@ -122,7 +129,8 @@ fn build(profile: &ProfileFolder, profiles: &[Profile], rate: f64, place: &Path)
             profile.tally.active.iter().map(|fold| fold.iter().map(|&n| n as u32).collect()).collect();
         let active = (0..shape.neurons()).map(|n| fold_active.iter().map(|fold| fold[n]).sum()).collect();
         let fold_tokens = profile.coverage.fold_tokens.clone();
-        LanguageCounts { language: profile.coverage.language, fold_tokens, active, fold_active }
+        let fold_routed = profile.tally.routed.clone();
+        LanguageCounts { language: profile.coverage.language, fold_tokens, active, fold_active, fold_routed }
     });
     let counts = Profiles::new(shape, counts.collect()).unwrap();
     let lape = Lape { top_rate: Rate::try_from(rate).unwrap(), ..Lape::default() };
@@ -161,9 +169,9 @@ fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     names.map(|name| (name.clone(), fs::read(folder.join(name)).unwrap())).collect()
 }
 
-fn rows(atlas: &Atlas, language: LanguageCode) -> BTreeSet<(usize, usize)> {
+fn rows(atlas: &Atlas, language: LanguageCode) -> BTreeSet<NeuronId> {
     let tables = atlas.method(atlas.model(None).unwrap(), "lape").unwrap();
-    tables.of(language).iter().map(|row| (row.layer, row.neuron)).collect()
+    tables.of(language).iter().map(NeuronRow::id).collect()
 }
 
 proptest! {
@@ -172,12 +180,13 @@ proptest! {
     #[test]
     fn what_is_written_is_read_again_and_the_same_input_gives_the_same_bytes(
         layers in 1usize..4,
+        experts in prop_oneof![Just(1usize), 2usize..5],
         width in 1usize..20,
         counts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 8..60), 4),
         empty in 0usize..5,
         rate in 0.02f64..1.0,
     ) {
-        let shape = FfnShape { layers, width };
+        let shape = FfnShape { layers, experts, width };
         let folder = TempDir::new().unwrap();
         let profile_folder = ProfileFolder::begin(&folder.path().join("profile"), head(shape)).unwrap();
         let profiles: Vec<Profile> = LANGUAGES
@@ -211,15 +220,21 @@ proptest! {
         prop_assert_eq!(tables.stability.len(), 4, "and a row");
         prop_assert_eq!(tables.overlap.len(), 6);
         for (at, &language) in selection.languages.iter().enumerate() {
-            let wanted: BTreeSet<_> = selection.set(at).iter().map(|neuron| (neuron.layer, neuron.index)).collect();
+            let wanted: BTreeSet<_> = selection.set(at).iter().collect();
             prop_assert_eq!(&rows(&atlas, language), &wanted);
-            let mask: BTreeSet<_> = masks[&language].iter().map(|neuron| (neuron.layer, neuron.index)).collect();
+            let mask: BTreeSet<_> = masks[&language].iter().collect();
             prop_assert_eq!(mask, wanted);
         }
         let part = CountsReader::open(&one.join("data/counts/owner__model/part-00000.parquet")).unwrap().read(shape).unwrap();
         prop_assert_eq!(part.languages, LANGUAGES);
-        for (tally, profile) in part.tallies.iter().zip(&profiles) {
-            prop_assert_eq!(tally, &profile.tally);
+        let routed = shape.is_routed().then(|| {
+            RoutedTable::read(&one.join("data/routed/owner__model/part-00000.parquet"), shape, FOLDS).unwrap()
+        });
+        prop_assert_eq!(routed.is_some(), one.join("data/routed").exists(), "a dense model has no routed tokens");
+        for ((tally, language), profile) in part.tallies.iter().zip(LANGUAGES).zip(&profiles) {
+            let mut tally = tally.clone();
+            tally.routed = routed.as_ref().map_or_else(Vec::new, |routed| routed.of(language).unwrap().clone());
+            prop_assert_eq!(&tally, &profile.tally);
         }
     }
 }

@@ -21,7 +21,9 @@ use neuroglot::{
 };
 use tempfile::TempDir;
 
-pub const SHAPE: FfnShape = FfnShape { layers: 6, width: 768 };
+use crate::harness::files_below;
+
+pub const SHAPE: FfnShape = FfnShape::dense(6, 768);
 
 pub fn committed() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("atlas/demo-atlas")
@@ -54,23 +56,12 @@ fn counts(atlas: &Path) -> CountsTable {
 fn two_runs_of_the_demo_are_equal_to_the_byte() {
     let again = TempDir::new().unwrap();
     run(again.path());
-    let mut compared = 0;
-    let mut open = vec![PathBuf::new()];
-    while let Some(folder) = open.pop() {
-        for entry in fs::read_dir(demo().join(&folder)).unwrap() {
-            let path = folder.join(entry.unwrap().file_name());
-            if demo().join(&path).is_dir() {
-                open.push(path);
-            } else {
-                assert!(
-                    fs::read(demo().join(&path)).unwrap() == fs::read(again.path().join(&path)).unwrap(),
-                    "{path:?}"
-                );
-                compared += 1;
-            }
-        }
+    let files = files_below(demo());
+    assert!(files.len() > 132 * 7, "{} files", files.len());
+    assert_eq!(files, files_below(again.path()));
+    for file in files {
+        assert!(fs::read(demo().join(&file)).unwrap() == fs::read(again.path().join(&file)).unwrap(), "{file:?}");
     }
-    assert!(compared > 132 * 7, "{compared} files");
 }
 
 #[test]

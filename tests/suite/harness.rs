@@ -43,6 +43,29 @@ pub fn neuroglot<S: AsRef<OsStr>>(folder: &Path, arguments: impl IntoIterator<It
     said(folder, &command(folder, arguments).output().unwrap())
 }
 
+/// Every file below a folder, by its path from there.
+pub fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![folder.to_owned()];
+    while let Some(next) = open.pop() {
+        for entry in fs::read_dir(next).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                found.push(path.strip_prefix(folder).unwrap().to_owned());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Every file below a folder with its content.
+pub fn bytes_below(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    files_below(folder).into_iter().map(|file| (file.clone(), fs::read(folder.join(file)).unwrap())).collect()
+}
+
 /// The program in a folder, not started yet; nothing of this machine's terminal or environment reaches it.
 pub fn command<S: AsRef<OsStr>>(folder: &Path, arguments: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_neuroglot"));
@@ -196,20 +219,8 @@ impl Sandbox {
 
     /// Every file, by its path from here.
     pub fn files(&self, folder: &str) -> Vec<String> {
-        let mut found = Vec::new();
-        let mut open = vec![self.path(folder)];
-        while let Some(folder) = open.pop() {
-            for entry in fs::read_dir(folder).into_iter().flatten() {
-                let path = entry.unwrap().path();
-                if path.is_dir() {
-                    open.push(path);
-                } else {
-                    found.push(path.strip_prefix(self.folder.path()).unwrap().to_str().unwrap().to_owned());
-                }
-            }
-        }
-        found.sort();
-        found
+        let from_here = |file: PathBuf| Path::new(folder).join(file).to_str().unwrap().to_owned();
+        files_below(&self.path(folder)).into_iter().map(from_here).collect()
     }
 
     /// Asserts that a refused command left no half of a file, and in its output folder at most the head of a run.

@@ -9,7 +9,7 @@ use neuroglot::identify::{
 use neuroglot::language::LanguageCode;
 use neuroglot::neuron::{FfnShape, NeuronId};
 
-const SHAPE: FfnShape = FfnShape { layers: 2, width: 3 };
+const SHAPE: FfnShape = FfnShape::dense(2, 3);
 
 fn code(text: &str) -> LanguageCode {
     text.parse().unwrap()
@@ -17,14 +17,14 @@ fn code(text: &str) -> LanguageCode {
 
 fn counts(language: &str, tokens: u64, active: &[u32]) -> LanguageCounts {
     let (active, fold_active) = (active.to_vec(), Vec::new());
-    LanguageCounts { language: code(language), fold_tokens: vec![tokens], active, fold_active }
+    LanguageCounts { language: code(language), fold_tokens: vec![tokens], active, fold_active, fold_routed: Vec::new() }
 }
 
 fn folded(language: &str, folds: &[(u64, &[u32])]) -> LanguageCounts {
     let active = (0..folds[0].1.len()).map(|place| folds.iter().map(|(_, fold)| fold[place]).sum()).collect();
     let fold_tokens = folds.iter().map(|fold| fold.0).collect();
     let fold_active = folds.iter().map(|fold| fold.1.to_vec()).collect();
-    LanguageCounts { language: code(language), fold_tokens, active, fold_active }
+    LanguageCounts { language: code(language), fold_tokens, active, fold_active, fold_routed: Vec::new() }
 }
 
 fn profiles(languages: Vec<LanguageCounts>) -> Profiles {
@@ -41,7 +41,7 @@ fn lape(filter_rate: f64, activation_bar: f64, top_rate: f64) -> Lape {
 }
 
 fn id(layer: usize, index: usize) -> NeuronId {
-    NeuronId { layer, index }
+    NeuronId::dense(layer, index)
 }
 
 fn words(selection: &Selection) -> Vec<String> {
@@ -115,6 +115,135 @@ fn the_entropy_of_every_neuron_in_the_example_is_the_one_derived_by_hand() {
         assert!((found - derived).abs() < 1e-6, "{found_id:?}: {found} but by hand {derived}");
     }
     assert_eq!(words(&selection), ["asked for 6 neurons, but only 5 pass the filter: no other was selected"]);
+}
+
+const EXPERTS: FfnShape = FfnShape { layers: 1, experts: 2, width: 2 };
+
+fn routed(language: &str, folds: &[(u64, [u64; 2], &[u32])]) -> LanguageCounts {
+    let counts: Vec<(u64, &[u32])> = folds.iter().map(|&(tokens, _, active)| (tokens, active)).collect();
+    let fold_routed = folds.iter().map(|(_, routed, _)| routed.to_vec()).collect();
+    LanguageCounts { fold_routed, ..folded(language, &counts) }
+}
+
+/// One layer, two experts of two neurons; every token goes to one of them. p = active / routed tokens of the expert:
+///
+/// ```text
+///            mlt (8 + 2 of 10 tokens)   afr (4 + 16 of 20)     S      H
+///   e0 n0    6 of 8 = .75               1 of 4  = .25          1      -.75 ln .75 - .25 ln .25 = .215762 + .346574 = 0.562335
+///   e0 n1    2 of 8 = .25               1 of 4  = .25          .5     ln 2 = 0.693147
+///   e1 n0    2 of 2 = 1                 4 of 16 = .25          1.25   -.8 ln .8 - .2 ln .2 = .178515 + .321888 = 0.500402
+///   e1 n1    0 of 2 = 0                 12 of 16 = .75         .75    0
+/// ```
+///
+/// Over all tokens of a language, e1 n0 would have .2 in both and the highest entropy of all.
+fn experts() -> Profiles {
+    let mlt = routed("mlt_Latn", &[(10, [8, 2], &[6, 2, 2, 0])]);
+    let afr = routed("afr_Latn", &[(20, [4, 16], &[1, 1, 4, 12])]);
+    Profiles::new(EXPERTS, vec![mlt, afr]).unwrap()
+}
+
+#[test]
+fn lape_divides_by_the_tokens_of_the_expert_as_by_hand() {
+    // All eight: 0, four .25, two .75, 1. filter: k = round(8 · .6 = 4.8) = 5, the last .25; strictly above it are e0 n0 (mlt),
+    // e1 n0 (mlt) and e1 n1 (afr). select: round(4 · .5) = 2 of those: e1 n1 (H = 0) and e1 n0 (0.500402).
+    for arithmetic in [Arithmetic::Exact, Arithmetic::Reference] {
+        let selection = Lape { arithmetic, ..lape(0.6, 0.6, 0.5) }.identify(&experts()).unwrap();
+        assert_eq!((selection.filter_bar, selection.finite, selection.asked), (Some(0.25), 3, 2));
+        let expert = |index| NeuronId { layer: 0, expert: 1, index };
+        assert_eq!(selection.neurons.iter().map(|neuron| neuron.id).collect::<Vec<_>>(), [expert(1), expert(0)]);
+        assert_eq!(selection.neurons[1].probabilities, [1.0, 0.25]);
+        assert_eq!(selection.neurons[0].entropy, 0.0);
+        assert!((selection.neurons[1].entropy - 0.500_402).abs() < 1e-6);
+        assert_eq!((&selection.neurons[0].assigned[..], &selection.neurons[1].assigned[..]), (&[1][..], &[0][..]));
+        assert_eq!(selection.notes, []);
+    }
+    // Cosine of (.75 .25 1 0) and (.25 .25 .25 .75): .1875 + .0625 + .25 = .5 over √1.625 · √.75.
+    let selection = lape(0.6, 0.6, 0.5).identify(&experts()).unwrap();
+    let pair = &overlaps(&experts(), &selection).unwrap()[0];
+    assert!((pair.cosine.unwrap() - 0.5 / (1.625f64.sqrt() * 0.75f64.sqrt())).abs() < 1e-15);
+}
+
+#[test]
+fn an_expert_without_tokens_of_a_language_is_never_active_there_and_is_reported() {
+    let mlt = routed("mlt_Latn", &[(10, [10, 0], &[6, 2, 0, 0])]);
+    let profiles = Profiles::new(EXPERTS, vec![mlt, (*experts().languages()[1]).clone()]).unwrap();
+    let selection = lape(0.3, 0.3, 1.0).identify(&profiles).unwrap();
+    // .6 .2 0 0 and .25 .25 .25 .75: both neurons of expert 1 fire in afr alone.
+    let entropy = |index| selection.neurons.iter().find(|n| (n.id.expert, n.id.index) == (1, index)).unwrap().entropy;
+    assert_eq!((entropy(0), entropy(1)), (0.0, 0.0));
+    assert_eq!(
+        words(&selection)[0],
+        "experts that get no token of some language: 1 of 2 over all layers (mlt_Latn); \
+         their neurons count as never active there"
+    );
+}
+
+#[test]
+fn the_design_effect_with_experts_is_the_one_derived_by_hand() {
+    // mlt, expert 0: 2 of 10, then 4 of 10 routed tokens; p = .3, between .2 over F - 1 = 1, binomial .21 as without experts.
+    // Expert 1 gets tokens in one fold only and says nothing, although its neuron fires at 5 of 10.
+    let mlt = routed("mlt_Latn", &[(20, [10, 10], &[2, 0, 5, 0]), (20, [10, 0], &[4, 0, 0, 0])]);
+    let afr = routed("afr_Latn", &[(20, [10, 10], &[0, 3, 0, 0]), (20, [10, 10], &[0, 3, 0, 0])]);
+    let profiles = Profiles::new(EXPERTS, vec![mlt, afr]).unwrap();
+    let lape = lape(0.3, 0.3, 1.0);
+    let selection = lape.identify(&profiles).unwrap();
+    let stability = Stability::estimate(&lape, &profiles, &selection, Resampling { resamples: 50, seed: 1 }).unwrap();
+    assert!((stability.languages[0].deff.unwrap() - 0.2 / 0.21).abs() < 1e-12);
+    assert_eq!(stability.languages[1].deff, Some(0.0), "afr's folds agree");
+    // A count is never drawn above the tokens of its expert: it would be a probability above 1.
+    assert!(stability.selection_freq.iter().flatten().all(|freq| freq.is_some_and(|freq| freq <= 1.0)));
+}
+
+#[test]
+fn routed_tokens_that_contradict_the_model_or_the_counts_are_refused_by_name_and_number() {
+    let refused = |shape, counts| Profiles::new(shape, vec![counts]).unwrap_err().to_string();
+    let good = routed("mlt_Latn", &[(10, [8, 2], &[6, 2, 2, 0])]);
+    assert_eq!(
+        refused(EXPERTS, LanguageCounts { fold_routed: Vec::new(), ..good.clone() }),
+        "mlt_Latn: routed tokens for 0 folds and 2 experts, but the model has 1 and 2"
+    );
+    assert_eq!(
+        refused(EXPERTS, LanguageCounts { fold_routed: vec![vec![8]], ..good.clone() }),
+        "mlt_Latn: routed tokens for 1 folds and 1 experts, but the model has 1 and 2"
+    );
+    assert_eq!(
+        refused(FfnShape::dense(1, 4), good.clone()),
+        "mlt_Latn: routed tokens for 1 folds and 2 experts, but the model has 0 and 0"
+    );
+    assert_eq!(
+        refused(EXPERTS, LanguageCounts { fold_routed: vec![vec![8, 11]], ..good.clone() }),
+        "mlt_Latn: fold 0: layer 0 expert 1 got 11 of 10 tokens"
+    );
+    assert_eq!(
+        refused(EXPERTS, LanguageCounts { fold_routed: vec![vec![9, 1]], ..good }),
+        "mlt_Latn: the sum over folds: layer 0 expert 1 neuron 0 fired at 2 of 1 tokens"
+    );
+    let of_fold = routed("mlt_Latn", &[(10, [8, 2], &[0, 0, 0, 0]), (10, [2, 8], &[3, 0, 0, 0])]);
+    assert_eq!(refused(EXPERTS, of_fold), "mlt_Latn: fold 1: layer 0 expert 0 neuron 0 fired at 3 of 2 tokens");
+    assert_eq!(
+        Profiles::new(FfnShape { layers: 1 << 20, experts: 1 << 12, width: 2 }, vec![]).unwrap_err().to_string(),
+        "a model of 1048576 layers × 4096 experts × 2 neurons cannot be identified: it must have between 1 and 2^32 - 1"
+    );
+}
+
+#[test]
+fn a_control_draws_from_all_experts_of_a_layer() {
+    let shape = FfnShape { layers: 1, experts: 2, width: 20 };
+    let of = |name: &str, own: usize| LanguageCounts {
+        language: code(name),
+        fold_tokens: vec![100],
+        active: (0..40).map(|place| if place / 4 == own { 45 } else { 2 }).collect(),
+        fold_active: vec![],
+        fold_routed: vec![vec![50, 50]],
+    };
+    let profiles = Profiles::new(shape, vec![of("mlt_Latn", 0), of("afr_Latn", 1)]).unwrap();
+    let lape = lape(0.85, 0.85, 0.2);
+    let own = lape.identify(&profiles).unwrap();
+    assert!(own.set(0).iter().all(|neuron| neuron.expert == 0));
+    let control = Random { lape, seed: 1, matching: Matching::PerLayer }.identify(&profiles).unwrap();
+    let drawn = control.set(0);
+    assert_eq!((drawn.len(), own.set(0).len()), (4, 4));
+    assert!(drawn.iter().any(|neuron| neuron.expert == 1), "{drawn:?}");
 }
 
 #[test]
@@ -312,7 +441,7 @@ fn profiles_that_contradict_themselves_are_refused_by_name_and_number() {
     let mut sum = folded("mlt_Latn", &[(5, &[1; 6]), (5, &[1; 6])]);
     sum.active[3] = 3;
     assert_eq!(refused(vec![sum]), "mlt_Latn: layer 1 neuron 0: the folds add up to 2, but the sum says 3");
-    let shape = FfnShape { layers: 0, width: 3 };
+    let shape = FfnShape::dense(0, 3);
     assert_eq!(
         Profiles::new(shape, vec![counts("mlt_Latn", 9, &[])]).unwrap_err().to_string(),
         "a model of 0 layers × 3 neurons cannot be identified: it must have between 1 and 2^32 - 1"
@@ -346,13 +475,14 @@ fn every_method_is_found_by_its_name_and_signs_its_selection() {
 #[test]
 fn a_control_matches_every_layer_and_holds_none_of_the_languages_own_neurons() {
     // A wide example: neuron j fires in language j mod 2 for j < 8 in each layer, and a little elsewhere.
-    let shape = FfnShape { layers: 3, width: 40 };
+    let shape = FfnShape::dense(3, 40);
     let active = |language: usize| (0..120).map(|j| if j % 40 < 8 && j % 2 == language { 90 } else { 5 }).collect();
     let of = |name: &str, language: usize| LanguageCounts {
         language: code(name),
         fold_tokens: vec![100],
         active: active(language),
         fold_active: vec![],
+        fold_routed: vec![],
     };
     let profiles = Profiles::new(shape, vec![of("mlt_Latn", 0), of("afr_Latn", 1)]).unwrap();
     let lape = lape(0.85, 0.85, 0.2);

@@ -16,24 +16,47 @@ fn code(language: usize) -> LanguageCode {
     CODES[language].parse().unwrap()
 }
 
-/// Counts of one to seven languages, in two folds; some tokens 0, many neurons quiet, and values that tie often.
+/// Counts of one to seven languages, in two folds, of a dense model or of one with experts; some tokens 0, many neurons quiet, some
+/// experts without tokens, and values that tie often.
 fn any_profiles() -> impl Strategy<Value = Profiles> {
-    (1..4usize, 1..24usize, 1..=CODES.len()).prop_flat_map(|(layers, width, languages)| {
-        let shape = FfnShape { layers, width };
-        let fold = (0..40u64).prop_flat_map(move |tokens| {
-            let active = prop_oneof![2 => Just(0), 3 => 0..=tokens as u32];
-            (Just(tokens), proptest::collection::vec(active, shape.neurons()))
-        });
-        proptest::collection::vec((fold.clone(), fold), languages).prop_map(move |folds| {
-            let counts = folds.into_iter().enumerate().map(|(language, (a, b))| LanguageCounts {
-                language: code(language),
-                active: a.1.iter().zip(&b.1).map(|(a, b)| a + b).collect(),
-                fold_tokens: vec![a.0, b.0],
-                fold_active: vec![a.1, b.1],
-            });
-            Profiles::new(shape, counts.collect()).unwrap()
-        })
-    })
+    (1..4usize, prop_oneof![Just(1usize), 2..4usize], 1..16usize, 1..=CODES.len()).prop_flat_map(
+        |(layers, experts, width, languages)| {
+            let shape = FfnShape { layers, experts, width };
+            let fold = (0..40u64).prop_flat_map(move |tokens| (Just(tokens), routed(shape, tokens))).prop_flat_map(
+                move |(tokens, routed)| {
+                    let of = |ffn: usize| routed.get(ffn).copied().unwrap_or(tokens) as u32;
+                    let active: Vec<_> =
+                        (0..shape.neurons()).map(|place| quiet_up_to(of(shape.ffn_of(place)))).collect();
+                    (Just(tokens), Just(routed), active)
+                },
+            );
+            proptest::collection::vec((fold.clone(), fold), languages).prop_map(move |folds| {
+                let counts = folds.into_iter().enumerate().map(|(language, (a, b))| LanguageCounts {
+                    language: code(language),
+                    active: a.2.iter().zip(&b.2).map(|(a, b)| a + b).collect(),
+                    fold_tokens: vec![a.0, b.0],
+                    fold_active: vec![a.2, b.2],
+                    fold_routed: if shape.is_routed() { vec![a.1, b.1] } else { Vec::new() },
+                });
+                Profiles::new(shape, counts.collect()).unwrap()
+            })
+        },
+    )
+}
+
+/// Tokens for every expert; none for a dense model.
+fn routed(shape: FfnShape, tokens: u64) -> impl Strategy<Value = Vec<u64>> {
+    let experts = if shape.is_routed() { shape.ffns() } else { 0 };
+    proptest::collection::vec(prop_oneof![1 => Just(0), 4 => 0..=tokens], experts)
+}
+
+fn quiet_up_to(tokens: u32) -> impl Strategy<Value = u32> {
+    prop_oneof![2 => Just(0), 3 => 0..=tokens]
+}
+
+/// How often every neuron fires: over the tokens of its expert, or over none, which is never.
+fn probability(arithmetic: Arithmetic, counts: &LanguageCounts, shape: FfnShape, place: usize) -> f64 {
+    arithmetic.probability(counts.active[place], counts.tokens_of(shape.ffn_of(place)).max(1))
 }
 
 fn quantile() -> impl Strategy<Value = Quantile> {
@@ -93,8 +116,9 @@ fn with_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
 /// The probability that a rank points at, by sorting all of them.
 fn sorted_quantile(profiles: &Profiles, arithmetic: Arithmetic, quantile: Quantile) -> f64 {
     let compared = profiles.languages().iter().filter(|counts| counts.tokens() > 0);
+    let shape = profiles.shape();
     let mut all: Vec<f64> = compared
-        .flat_map(|counts| counts.active.iter().map(|&active| arithmetic.probability(active, counts.tokens())))
+        .flat_map(|counts| (0..shape.neurons()).map(|place| probability(arithmetic, counts, shape, place)))
         .collect();
     all.sort_by(f64::total_cmp);
     let rank = (all.len() as f64 * quantile.get()).round_ties_even() as usize;
@@ -131,6 +155,11 @@ proptest! {
             fold_tokens: vec![counts.tokens() * u64::from(factor)],
             active: counts.active.iter().map(|active| active * factor).collect(),
             fold_active: Vec::new(),
+            fold_routed: if counts.fold_routed.is_empty() {
+                Vec::new()
+            } else {
+                vec![(0..profiles.shape().ffns()).map(|ffn| counts.tokens_of(ffn) * u64::from(factor)).collect()]
+            },
         });
         let scaled = Profiles::new(profiles.shape(), scaled.collect()).unwrap();
         for method in METHODS {
@@ -138,6 +167,90 @@ proptest! {
             let (before, after) = (identifier.identify(&profiles).unwrap(), identifier.identify(&scaled).unwrap());
             prop_assert_eq!(by_name(&before), by_name(&after), "{}", method.name);
         }
+    }
+
+    #[test]
+    fn experts_that_all_see_every_token_get_the_answer_of_the_dense_model_that_they_make_up(
+        profiles in any_profiles(),
+        options in any_options(),
+        lape in any_lape(),
+    ) {
+        let shape = profiles.shape();
+        let wide = FfnShape::dense(shape.layers, shape.layer_width());
+        let over_all_tokens = |shape: FfnShape| {
+            let counts = profiles.languages().iter().map(|counts| LanguageCounts {
+                fold_routed: if shape.is_routed() {
+                    counts.fold_tokens.iter().map(|&tokens| vec![tokens; shape.ffns()]).collect()
+                } else {
+                    Vec::new()
+                },
+                ..(**counts).clone()
+            });
+            Profiles::new(shape, counts.collect()).unwrap()
+        };
+        let (routed, dense) = (over_all_tokens(shape), over_all_tokens(wide));
+        let places = |selection: &Selection| {
+            let (mut neurons, bars, finite) = by_name(selection);
+            neurons.iter_mut().for_each(|neuron| neuron.0 = wide.neuron(selection.shape.flat(neuron.0)));
+            (neurons, bars, finite, selection.notes.clone(), selection.ties_at_cut)
+        };
+        for method in METHODS {
+            let identify = |profiles| places(&(method.build)(&options).identify(profiles).unwrap());
+            prop_assert_eq!(identify(&routed), identify(&dense), "{}", method.name);
+        }
+        let evidence = |profiles: &Profiles| {
+            let selection = lape.identify(profiles).unwrap();
+            let resampling = Resampling { resamples: 1, seed: 0 };
+            (overlaps(profiles, &selection).unwrap(), Stability::estimate(&lape, profiles, &selection, resampling).unwrap())
+        };
+        let ((pairs, stability), (dense_pairs, dense_stability)) = (evidence(&routed), evidence(&dense));
+        for (pair, dense) in pairs.iter().zip(&dense_pairs) {
+            prop_assert_eq!((pair.shared, pair.jaccard, pair.coefficient), (dense.shared, dense.jaccard, dense.coefficient));
+            let difference = pair.cosine.zip(dense.cosine).map_or(0.0, |(cosine, dense)| (cosine - dense).abs());
+            prop_assert!(difference < 1e-12 && pair.cosine.is_some() == dense.cosine.is_some());
+        }
+        for (row, dense) in stability.languages.iter().zip(&dense_stability.languages) {
+            prop_assert_eq!((row.split_half_jaccard, row.margin_to_bar), (dense.split_half_jaccard, dense.margin_to_bar));
+            let difference = row.deff.zip(dense.deff).map_or(0.0, |(deff, dense)| (deff - dense).abs() / dense.max(1.0));
+            prop_assert!(difference < 1e-12 && row.deff.is_some() == dense.deff.is_some());
+        }
+    }
+
+    #[test]
+    fn permuting_the_experts_of_a_layer_permutes_the_answer(
+        (profiles, order) in any_profiles().prop_flat_map(|profiles| {
+            let order = Just((0..profiles.shape().experts).collect::<Vec<_>>()).prop_shuffle();
+            (Just(profiles), order)
+        }),
+        lape in any_lape(),
+    ) {
+        let shape = profiles.shape();
+        let moved = |neuron: NeuronId| NeuronId { expert: order[neuron.expert], ..neuron };
+        let to_ffn = |ffn: usize| shape.ffn(ffn / shape.experts, order[ffn % shape.experts]);
+        let permuted = profiles.languages().iter().map(|counts| {
+            let mut permuted = LanguageCounts { fold_active: Vec::new(), ..(**counts).clone() };
+            for place in 0..shape.neurons() {
+                permuted.active[shape.flat(moved(shape.neuron(place)))] = counts.active[place];
+            }
+            for (to, from) in permuted.fold_routed.iter_mut().zip(&counts.fold_routed) {
+                (0..shape.ffns()).for_each(|ffn| to[to_ffn(ffn)] = from[ffn]);
+            }
+            permuted
+        });
+        let permuted = Profiles::new(shape, permuted.collect()).unwrap();
+        let (before, after) = (lape.identify(&profiles).unwrap(), lape.identify(&permuted).unwrap());
+        prop_assert_eq!((before.filter_bar, before.finite), (after.filter_bar, after.finite));
+        let entropies = |selection: &Selection| selection.neurons.iter().map(|neuron| neuron.entropy).collect::<Vec<_>>();
+        prop_assert_eq!(entropies(&before), entropies(&after));
+        // Which of several neurons at the cut are taken goes by their places, and those have changed.
+        let inside = |selection: &Selection, moved: &dyn Fn(NeuronId) -> NeuronId| {
+            let cut = selection.entropy_cut.filter(|_| selection.ties_at_cut.taken < selection.ties_at_cut.tied);
+            let within = selection.neurons.iter().filter(|neuron| Some(neuron.entropy) != cut);
+            let mut ids: Vec<_> = within.map(|neuron| (moved(neuron.id), neuron.assigned.clone())).collect();
+            ids.sort();
+            ids
+        };
+        prop_assert_eq!(inside(&before, &moved), inside(&after, &|neuron| neuron));
     }
 
     #[test]
@@ -198,13 +311,13 @@ proptest! {
         let selection = lape.identify(&profiles).unwrap();
         let Some(bar) = selection.filter_bar else { return Ok(()) };
         let compared: Vec<_> = profiles.languages().iter().filter(|counts| counts.tokens() > 0).collect();
-        let probability = |place: usize| {
-            let of = |counts: &LanguageCounts| lape.arithmetic.probability(counts.active[place], counts.tokens());
-            compared.iter().map(|counts| of(counts)).collect::<Vec<_>>()
+        let shape = profiles.shape();
+        let of_all = |place: usize| {
+            compared.iter().map(|counts| probability(lape.arithmetic, counts, shape, place)).collect::<Vec<_>>()
         };
-        let mut all: Vec<(f64, usize)> = (0..profiles.shape().neurons())
-            .filter(|&place| probability(place).iter().any(|&p| p > bar))
-            .map(|place| (lape.arithmetic.entropy(&probability(place)), place))
+        let mut all: Vec<(f64, usize)> = (0..shape.neurons())
+            .filter(|&place| of_all(place).iter().any(|&p| p > bar))
+            .map(|place| (lape.arithmetic.entropy(&of_all(place)), place))
             .collect();
         all.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         prop_assert_eq!(selection.finite, all.len());
@@ -289,7 +402,7 @@ proptest! {
 /// Large enough for several blocks, pieces and chunks, with sizes that divide into none of them.
 #[test]
 fn a_model_of_many_blocks_gives_the_bars_of_a_full_sort_on_any_number_of_threads() {
-    let shape = FfnShape { layers: 7, width: 12_007 };
+    let shape = FfnShape::dense(7, 12_007);
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut next = move || {
         state ^= state << 13;
@@ -300,7 +413,13 @@ fn a_model_of_many_blocks_gives_the_bars_of_a_full_sort_on_any_number_of_threads
     let counts = (0..6).map(|language| {
         let tokens = 100_003 + 7 * language as u64;
         let active = (0..shape.neurons()).map(|_| (next() % tokens * (next() % 100) / 100) as u32).collect();
-        LanguageCounts { language: code(language), fold_tokens: vec![tokens], active, fold_active: Vec::new() }
+        LanguageCounts {
+            language: code(language),
+            fold_tokens: vec![tokens],
+            active,
+            fold_active: Vec::new(),
+            fold_routed: Vec::new(),
+        }
     });
     let profiles = Profiles::new(shape, counts.collect()).unwrap();
     for arithmetic in [Arithmetic::Exact, Arithmetic::Reference] {

@@ -18,7 +18,7 @@ fn reference_arithmetic_reproduces_the_published_masks_bit_for_bit() {
         published["languages"].as_array().unwrap().iter().map(|code| code.as_str().unwrap().parse().unwrap()).collect();
     let meta = json(&folder.join("smollm2-counts/meta.json"));
     let counts = codes.iter().map(|&code| counts(&folder, code, meta[code.to_string()]["n"].as_u64().unwrap()));
-    let profiles = Profiles::new(FfnShape { layers: 30, width: 1536 }, counts.collect()).unwrap();
+    let profiles = Profiles::new(FfnShape::dense(30, 1536), counts.collect()).unwrap();
 
     let selection = Lape { arithmetic: Arithmetic::Reference, ..Lape::default() }.identify(&profiles).unwrap();
 
@@ -48,5 +48,5 @@ fn counts(folder: &std::path::Path, language: LanguageCode, tokens: u64) -> Lang
     let active = tensors.tensor("active").unwrap();
     assert_eq!((active.dtype(), active.shape()), (safetensors::Dtype::I32, &[30, 1536][..]));
     let active = active.data().chunks_exact(4).map(|bytes| u32::from_le_bytes(bytes.try_into().unwrap())).collect();
-    LanguageCounts { language, fold_tokens: vec![tokens], active, fold_active: Vec::new() }
+    LanguageCounts { language, fold_tokens: vec![tokens], active, fold_active: Vec::new(), fold_routed: Vec::new() }
 }

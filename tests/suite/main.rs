@@ -4,6 +4,7 @@ mod atlas;
 mod bad_input;
 mod corpus;
 mod demo;
+mod experts;
 mod families;
 mod harness;
 mod identify;

@@ -17,6 +17,8 @@ use neuroglot::{
 };
 use tempfile::TempDir;
 
+use crate::harness::bytes_below;
+
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/atlas/demo");
 
 /// Enough languages for a second or two of work.
@@ -38,23 +40,6 @@ fn profile(out: &Path) -> Command {
         .arg(out);
     command.stdout(Stdio::null()).stderr(Stdio::null());
     command
-}
-
-/// Every file below a folder, by its path in it.
-fn bytes(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut files = BTreeMap::new();
-    let mut open = vec![folder.to_owned()];
-    while let Some(next) = open.pop() {
-        for entry in fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                open.push(path);
-            } else {
-                files.insert(path.strip_prefix(folder).unwrap().to_owned(), fs::read(&path).unwrap());
-            }
-        }
-    }
-    files
 }
 
 fn finished(folder: &Path) -> usize {
@@ -90,7 +75,7 @@ fn a_run_that_is_killed_twenty_times_ends_with_the_bytes_of_one_that_was_not() {
         run.wait().unwrap();
     }
     assert!(profile(&killed).status().unwrap().success());
-    assert_eq!(bytes(&whole), bytes(&killed));
+    assert_eq!(bytes_below(&whole), bytes_below(&killed));
 }
 
 #[test]
@@ -111,7 +96,7 @@ fn ctrl_c_ends_with_exit_code_3_and_the_same_command_recomputes_nothing_that_was
     assert!(profile(&stopped).status().unwrap().success());
     let after = times(&stopped);
     assert!(before.iter().all(|(path, time)| after[path] == *time));
-    assert_eq!(bytes(&whole), bytes(&stopped));
+    assert_eq!(bytes_below(&whole), bytes_below(&stopped));
 }
 
 #[test]
@@ -127,7 +112,7 @@ fn shards_merged_are_the_bytes_of_one_run() {
     let mut merge = Command::new(env!("CARGO_BIN_EXE_neuroglot"));
     merge.arg("merge").args([place("1-3"), place("2-3"), place("3-3")]).arg("--out").arg(place("merged"));
     assert!(merge.stdout(Stdio::null()).status().unwrap().success());
-    assert_eq!(bytes(&place("whole")), bytes(&place("merged")));
+    assert_eq!(bytes_below(&place("whole")), bytes_below(&place("merged")));
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn python(modules: &str) -> Option<String> {
     None
 }
 
-fn read_atlas(arguments: &[&Path]) {
+pub fn read_atlas(arguments: &[&Path]) {
     let Some(python) = python("datasets, pandas, polars, duckdb, pyarrow, safetensors") else { return };
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracles/read_atlas.py");
     let run = Command::new(python).env("PYTHONDONTWRITEBYTECODE", "1").arg(script).args(arguments).output().unwrap();

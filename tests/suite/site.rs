@@ -14,7 +14,10 @@ use neuroglot::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::demo::{SHAPE, committed};
+use crate::{
+    demo::{SHAPE, committed},
+    harness::files_below,
+};
 
 fn rendered() -> &'static Path {
     static SITE: OnceLock<TempDir> = OnceLock::new();
@@ -27,20 +30,8 @@ fn rendered() -> &'static Path {
 }
 
 fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut open = vec![folder.to_owned()];
-    while let Some(next) = open.pop() {
-        for entry in fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                open.push(path);
-            } else if path.extension().is_some_and(|found| found == extension) {
-                found.push(path);
-            }
-        }
-    }
-    found.sort();
-    found
+    let all = files_below(folder).into_iter().filter(|file| file.extension().is_some_and(|found| found == extension));
+    all.map(|file| folder.join(file)).collect()
 }
 
 /// Values of an attribute, entities decoded.

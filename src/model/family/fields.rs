@@ -69,7 +69,7 @@ pub fn llama_like(config: &mut Config, defaults: Defaults) -> Result<DecoderSpec
 /// Sizes, and what follows from them; no positions yet.
 pub fn decoder(config: &mut Config, width: usize, defaults: Defaults) -> Result<DecoderSpec> {
     let attention = heads(config, defaults)?;
-    let ffn = FfnShape { layers: config.layers("num_hidden_layers")?, width };
+    let ffn = FfnShape::dense(config.layers("num_hidden_layers")?, width);
     let scale = 1.0 / (attention.head_dim as f64).sqrt();
     Ok(DecoderSpec {
         vocabulary: config.size("vocab_size")?,

@@ -1,0 +1,20 @@
+//! The rows of every table but the counts, their columns, and both ways between them: a file per table.
+
+mod coverage;
+mod languages;
+mod models;
+mod neurons;
+mod overlap;
+mod runs;
+mod stability;
+
+pub use self::{
+    coverage::CoverageRow,
+    languages::LanguageRow,
+    models::ModelRow,
+    neurons::NeuronRow,
+    overlap::OverlapRow,
+    runs::{IdentifyParameters, IdentifyResult, RateResult, RunRow},
+    stability::StabilityRow,
+};
+use super::table::{Columns, Table, floats32};
