@@ -2,10 +2,20 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{Path, activation, activation::Activation, linear::Linear, observer::Observer, weights::Weights};
+use super::{
+    Path, activation, activation::Activation, experts::Experts, linear::Linear, observer::Observer, weights::Weights,
+};
+
+/// The feed-forward part of a layer.
+pub enum FeedForward {
+    /// One network for all tokens.
+    Dense(Dense),
+    /// Several, each for the tokens that a router sends there.
+    Routed(Experts),
+}
 
 /// `down(act(gate(x)) · up(x))`, or `down(act(gate(x)))` without an up projection.
-pub struct FeedForward {
+pub struct Dense {
     gate: Linear,
     up: Option<Linear>,
     down: Linear,
@@ -15,6 +25,31 @@ pub struct FeedForward {
 
 impl FeedForward {
     pub fn build(weights: &mut Weights, layer: usize) -> Result<Self> {
+        match weights.spec().feed_forward.routing {
+            Some(routing) => Ok(Self::Routed(Experts::build(weights, layer, routing)?)),
+            None => Dense::build(weights, layer).map(Self::Dense),
+        }
+    }
+
+    /// `[batch, seq, hidden]` to `[batch, seq, hidden]`.
+    pub fn forward(&self, x: &Tensor, layer: usize, observer: &mut dyn Observer) -> Result<Tensor> {
+        match self {
+            Self::Dense(dense) => dense.forward(x, layer, observer),
+            Self::Routed(experts) => experts.forward(x, layer, observer),
+        }
+    }
+
+    /// Only the gate, for an observer.
+    pub fn observe(&self, x: &Tensor, layer: usize, observer: &mut dyn Observer) -> Result<()> {
+        match self {
+            Self::Dense(dense) => activation::observe(&dense.gate.forward(x)?, dense.activation, layer, observer),
+            Self::Routed(experts) => experts.observe(x, layer, observer),
+        }
+    }
+}
+
+impl Dense {
+    fn build(weights: &mut Weights, layer: usize) -> Result<Self> {
         let (spec, names) = (weights.spec(), weights.names());
         let (width, bias) = (spec.ffn.width, spec.feed_forward.bias);
         let (gate, up) = if spec.feed_forward.gated {
@@ -27,8 +62,7 @@ impl FeedForward {
         Ok(Self { gate, up, down, activation: spec.feed_forward.activation, path: weights.path() })
     }
 
-    /// `[batch, seq, hidden]` to `[batch, seq, hidden]`.
-    pub fn forward(&self, x: &Tensor, layer: usize, observer: &mut dyn Observer) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, layer: usize, observer: &mut dyn Observer) -> Result<Tensor> {
         // [batch, seq, ffn]: positive exactly where the neuron fires; all our non-linearities keep the sign.
         let gate = self.gate.forward(x)?;
         let up = self.up.as_ref().map(|up| up.forward(x)).transpose()?;
@@ -42,10 +76,5 @@ impl FeedForward {
             }
         };
         self.down.forward(&h)
-    }
-
-    /// Only the gate, for an observer.
-    pub fn observe(&self, x: &Tensor, layer: usize, observer: &mut dyn Observer) -> Result<()> {
-        activation::observe(&self.gate.forward(x)?, self.activation, layer, observer)
     }
 }

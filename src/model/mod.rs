@@ -4,6 +4,7 @@
 mod activation;
 mod attention;
 mod embedding;
+mod experts;
 pub mod family;
 mod feed_forward;
 mod head;

@@ -9,12 +9,13 @@ use candle_core::{DType, Device, IndexOp, Tensor, Var};
 use candle_nn::VarBuilder;
 use neuroglot::{
     checkpoint::Checkpoint,
-    model::{Decoder, Path, Tally, Unobserved, family},
+    model::{Architecture, Decoder, Path, Tally, Unobserved, family, family::Fused},
+    neuron::NeuronId,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::tensors::{counts_agree, fixture, ids, largest_difference, tally};
+use crate::tensors::{counts_agree, fixture, floats, ids, largest_difference, tally};
 
 /// Folders with a config and a reference.
 fn checkpoints() -> Vec<PathBuf> {
@@ -77,7 +78,83 @@ fn counts_are_those_of_transformers() {
         let decoder = load(folder, Path::Inference)?;
         let ids = ids(&reference["input_ids"]);
         let tally = tally(&decoder, &ids, |tally| decoder.observe(&ids, tally).unwrap());
+        if let Some(routed) = reference.get("routed") {
+            let found: Vec<f64> = tally.routed[0].iter().map(|&tokens| tokens as f64).collect();
+            assert_eq!(found, floats(routed), "tokens routed to each expert of {}", folder.display());
+        }
         counts_agree(&tally.active[0], &reference["gate_active"], &reference["gate_near_zero"])
+    });
+}
+
+#[test]
+fn a_batch_of_windows_counts_as_its_windows_one_by_one() {
+    walk(|folder| {
+        let decoder = load(folder, Path::Inference)?;
+        let ids = ids(&fixture(&folder.join("reference.safetensors"))["input_ids"]);
+        let (batch, seq) = ids.dims2().unwrap();
+        let together = tally(&decoder, &ids, |tally| decoder.observe(&ids, tally).unwrap());
+        let mut apart = Tally::new(decoder.spec().ffn, 1);
+        for row in 0..batch {
+            apart.begin([vec![0u8; seq].as_slice()]);
+            decoder.observe(&ids.i(row..=row).unwrap(), &mut apart).unwrap();
+        }
+        let same = together.active == apart.active && together.routed == apart.routed;
+        if same { Ok(()) } else { Err("the counts differ".to_owned()) }
+    });
+}
+
+/// The FFN projections of a layer with their neurons in another order, all others as they are.
+fn permuted(architecture: &Architecture, layer: usize, order: &[u32], name: &str, tensor: &Tensor) -> Tensor {
+    let (names, width) = (&architecture.names, order.len());
+    let inside = |stem: &str| name.starts_with(&format!("{}.", names.inner(layer, stem)));
+    let experts = inside(names.experts);
+    let [expert_gate, expert_up, expert_down] = names.expert_projections.map(|stem| experts && name.contains(stem));
+    let (inputs, stacked) = match &names.gated {
+        _ if !architecture.spec.feed_forward.gated => (inside(names.plain), false),
+        Fused::Stacked(stem) | Fused::ByHead(stem) => (inside(stem), true),
+        Fused::Apart(stems) => (stems.iter().any(|stem| inside(stem)), false),
+    };
+    let is_weight = name.ends_with(".weight");
+    let (outputs_at, inputs_at) = if names.transposed && is_weight { (1, 0) } else { (0, 1) };
+    let index = |copies: usize| {
+        let places = (0..copies).flat_map(|copy| order.iter().map(move |&i| i + (copy * width) as u32));
+        Tensor::from_iter(places, &Device::Cpu).unwrap()
+    };
+    if inputs || expert_gate || expert_up {
+        tensor.index_select(&index(1 + usize::from(stacked)), outputs_at).unwrap()
+    } else if (inside(names.down) && !experts || expert_down) && is_weight {
+        tensor.index_select(&index(1), inputs_at).unwrap()
+    } else {
+        tensor.clone()
+    }
+}
+
+#[test]
+fn permuting_the_neurons_of_a_layer_permutes_its_counts() {
+    walk(|folder| {
+        let checkpoint = Checkpoint::open(folder).unwrap();
+        let architecture = family::read(&checkpoint).map_err(|error| error.to_string())?;
+        let shape = architecture.spec.ffn;
+        let order: Vec<u32> = (0..shape.width as u32).rev().collect();
+        let build = |layer: Option<usize>| {
+            Decoder::build(&architecture, Path::Inference, |name| {
+                let tensor = checkpoint.tensor(name, DType::F32, &Device::Cpu)?;
+                Ok(layer.map_or(tensor.clone(), |layer| permuted(&architecture, layer, &order, name, &tensor)))
+            })
+            .unwrap()
+        };
+        let ids = ids(&fixture(&folder.join("reference.safetensors"))["input_ids"]);
+        let count = |decoder: &Decoder| tally(decoder, &ids, |tally| decoder.observe(&ids, tally).unwrap());
+        let (plain, other) = (count(&build(None)), count(&build(Some(0))));
+        for (flat, &n) in plain.active[0].iter().enumerate() {
+            let neuron = shape.neuron(flat);
+            let there = if neuron.layer == 0 { shape.width - 1 - neuron.index } else { neuron.index };
+            let found = other.active[0][shape.flat(NeuronId { index: there, ..neuron })];
+            if found != n {
+                return Err(format!("{neuron:?} is active {n} times, and {found} times in its other place"));
+            }
+        }
+        Ok(())
     });
 }
 
@@ -142,6 +219,10 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("opt", "do_layer_norm_before", "false"),
     ("opt", "word_embed_proj_dim", "16"),
     ("opt", "_remove_final_layer_norm", "true"),
+    ("mixtral", "num_experts_per_tok", "9"),
+    ("mixtral", "hidden_act", "\"quick_gelu\""),
+    ("qwen3-moe", "decoder_sparse_step", "2"),
+    ("qwen3-moe", "mlp_only_layers", "[0]"),
     ("gpt2", "add_cross_attention", "true"),
     ("gpt2", "activation_function", "\"quick_gelu\""),
 ];
@@ -178,7 +259,9 @@ fn config<T: serde::de::DeserializeOwned>(value: Value) -> T {
 /// scores by the root of the head's width only; these are switched off.
 #[allow(clippy::type_complexity)]
 fn second_oracle() -> Vec<(&'static str, Value, Value, Theirs)> {
-    use candle_transformers::models::{gemma, gemma2, gemma3, mistral, olmo2, phi, phi3, qwen2, qwen3};
+    use candle_transformers::models::{
+        gemma, gemma2, gemma3, mistral, mixtral, olmo2, phi, phi3, qwen2, qwen3, qwen3_moe,
+    };
     let theta = || json!({"rope_theta": 10_000.0});
     vec![
         ("mistral-window", json!({"sliding_window": null}), json!({}), |c, vb, ids| {
@@ -208,6 +291,15 @@ fn second_oracle() -> Vec<(&'static str, Value, Value, Theirs)> {
         ("phi", json!({}), json!({}), |c, vb, ids| phi::Model::new(&config(c), vb)?.forward(ids)),
         ("phi3-window", json!({"sliding_window": null}), theta(), |c, vb, ids| {
             phi3::Model::new(&config(c), vb)?.forward(ids, 0)
+        }),
+        (
+            "mixtral",
+            json!({"sliding_window": null}),
+            json!({"sliding_window": 4096, "use_flash_attn": false}),
+            |c, vb, ids| mixtral::Model::new(&config(c), vb)?.forward(ids, 0),
+        ),
+        ("qwen3-moe", json!({}), json!({}), |c, vb, ids| {
+            qwen3_moe::ModelForCausalLM::new(&config(c), vb)?.forward(ids, 0)
         }),
         ("olmo2", json!({}), json!({}), |c, vb, ids| olmo2::Model::new(&config(c), vb)?.forward(ids, 0)),
     ]

@@ -6,7 +6,7 @@ use super::{
     config::{Config, ConfigError},
     spec::{
         AttentionSpec, DecoderSpec, EmbeddingSpec, FeedForwardSpec, HeadSpec, LayerSpec, NormKind, NormSpec, Placement,
-        QueryKeyNorm,
+        QueryKeyNorm, Routing,
     },
 };
 use crate::{
@@ -284,6 +284,24 @@ pub fn late_windows(config: &mut Config, spec: &mut DecoderSpec) -> Result<()> {
     let first = config.optional_whole("max_window_layers")?.unwrap_or(28);
     let sliding = sliding_layers(config, spec.ffn.layers, |layer| window.is_some() && layer as u64 >= first)?;
     slide(spec, &sliding, window);
+    Ok(())
+}
+
+/// Experts in place of one feed-forward network.
+pub fn experts(
+    config: &mut Config,
+    spec: &mut DecoderSpec,
+    count: usize,
+    default_per_token: usize,
+    normalised: bool,
+) -> Result<()> {
+    let experts_per_token = config.optional_size("num_experts_per_tok")?.unwrap_or(default_per_token);
+    if experts_per_token > count {
+        return config.refuse("num_experts_per_tok", experts_per_token, &format!("at most the {count} experts"));
+    }
+    spec.ffn.experts = count;
+    spec.feed_forward.routing = Some(Routing { experts_per_token, normalised });
+    config.inert(&["output_router_logits", "router_aux_loss_coef"]);
     Ok(())
 }
 

@@ -14,12 +14,14 @@ mod gpt2;
 mod gpt_neox;
 mod llama;
 mod mistral;
+mod mixtral;
 mod olmo2;
 mod opt;
 mod phi;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 mod smollm3;
 
 use config::Config;
@@ -46,8 +48,10 @@ pub const FAMILIES: &[Family] = &[
         read: llama::read,
     },
     Family { model_type: "mistral", models: "Mistral 7B, Mistral Nemo, Ministral", read: mistral::read },
+    Family { model_type: "mixtral", models: "Mixtral 8x7B and 8x22B", read: mixtral::read },
     Family { model_type: "qwen2", models: "Qwen 1.5, 2 and 2.5", read: qwen2::read },
     Family { model_type: "qwen3", models: "Qwen 3", read: qwen3::read },
+    Family { model_type: "qwen3_moe", models: "Qwen 3 with experts", read: qwen3_moe::read },
     Family { model_type: "gemma", models: "Gemma", read: gemma::read },
     Family { model_type: "gemma2", models: "Gemma 2", read: gemma2::read },
     Family { model_type: "gemma3_text", models: "Gemma 3 270M and 1B", read: gemma3::read },

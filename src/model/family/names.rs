@@ -47,6 +47,12 @@ pub struct Names {
     pub plain: &'static str,
     /// Output projection of the FFN.
     pub down: &'static str,
+    /// Router of a mixture of experts.
+    pub router: &'static str,
+    /// In front of an expert's number.
+    pub experts: &'static str,
+    /// Gate, up and down projection of an expert.
+    pub expert_projections: [&'static str; 3],
     /// Norm before the head.
     pub norm: &'static str,
     /// The head.
@@ -87,6 +93,9 @@ impl Default for Names {
             gated: Fused::Apart(["mlp.gate_proj", "mlp.up_proj"]),
             plain: "mlp.fc1",
             down: "mlp.down_proj",
+            router: "mlp.gate",
+            experts: "mlp.experts",
+            expert_projections: ["gate_proj", "up_proj", "down_proj"],
             norm: "norm",
             head: "lm_head",
             transposed: false,
@@ -106,6 +115,12 @@ impl Names {
     #[must_use]
     pub fn inner(&self, layer: usize, stem: &str) -> String {
         format!("{}{}.{layer}.{stem}", self.prefix, self.layers)
+    }
+
+    /// A stem of one expert.
+    #[must_use]
+    pub fn expert(&self, layer: usize, expert: usize, stem: &str) -> String {
+        self.inner(layer, &format!("{}.{expert}.{stem}", self.experts))
     }
 }
 
@@ -163,6 +178,16 @@ impl Architecture {
             }
         }
         let (width, bias) = (spec.ffn.width, spec.feed_forward.bias);
+        if spec.feed_forward.routing.is_some() {
+            needs.linear(&at(names.router), spec.ffn.experts, spec.hidden, false);
+            let [gate, up, down] = names.expert_projections;
+            for expert in 0..spec.ffn.experts {
+                needs.linear(&names.expert(layer, expert, gate), width, spec.hidden, false);
+                needs.linear(&names.expert(layer, expert, up), width, spec.hidden, false);
+                needs.linear(&names.expert(layer, expert, down), spec.hidden, width, false);
+            }
+            return;
+        }
         if spec.feed_forward.gated {
             needs.fused(&names.gated, [width; 2], spec.hidden, bias, at);
         } else {
