@@ -15,7 +15,10 @@ use neuroglot::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::tensors::{counts_agree, fixture, floats, ids, largest_difference, tally};
+use crate::{
+    harness::Sandbox,
+    tensors::{counts_agree, fixture, floats, ids, largest_difference, tally},
+};
 
 /// Folders with a config and a reference.
 fn checkpoints() -> Vec<PathBuf> {
@@ -400,4 +403,32 @@ fn every_weight_receives_a_gradient() {
         }
         Ok(())
     });
+}
+
+/// A sandbox with one of the tiny checkpoints, and a tokenizer of as many tokens.
+fn sandbox(folder: &FilePath) -> Sandbox {
+    let sandbox = Sandbox::new();
+    let tokenizer = sandbox.read("model/tokenizer.json");
+    sandbox.model(folder.to_str().unwrap());
+    sandbox.write("model/tokenizer.json", tokenizer);
+    sandbox
+}
+
+#[test]
+fn the_program_profiles_every_family_and_says_which() {
+    walk(|folder| {
+        let said = sandbox(folder).profile(&[]);
+        if said.code == 0 { Ok(()) } else { Err(said.text()) }
+    });
+}
+
+#[test]
+fn a_model_with_experts_comes_from_text_to_its_website() {
+    let folders = checkpoints();
+    let mixtral = folders.iter().find(|folder| folder.ends_with("mixtral")).unwrap();
+    let sandbox = sandbox(mixtral).with_atlas();
+    sandbox.run("verify atlas").done();
+    sandbox.run("site atlas --out site").done();
+    let page = sandbox.files("site").into_iter().find(|page| page.contains("mlt") && page.ends_with(".html")).unwrap();
+    assert!(String::from_utf8(sandbox.read(&page)).unwrap().contains("expert"));
 }
