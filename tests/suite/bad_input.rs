@@ -49,7 +49,7 @@ fn after(damage: impl FnOnce(&Sandbox), arguments: &str) -> String {
 fn a_model_folder_that_is_not_there_is_named() {
     assert_snapshot!(asked(&[("--model", "nowhere")]), @r"
     exit code 1
-    error: nowhere: there is no such model folder; a folder with config.json, tokenizer.json and model.safetensors is wanted
+    error: nowhere: there is no such model; a folder with config.json, tokenizer.json and model.safetensors, or a GGUF file, is wanted
     ");
 }
 
@@ -57,7 +57,7 @@ fn a_model_folder_that_is_not_there_is_named() {
 fn a_file_is_no_model_folder() {
     assert_snapshot!(asked(&[("--model", "model/config.json")]), @r"
     exit code 1
-    error: model/config.json: there is no such model folder; a folder with config.json, tokenizer.json and model.safetensors is wanted
+    error: model/config.json: there is no such model; a folder with config.json, tokenizer.json and model.safetensors, or a GGUF file, is wanted
     ");
 }
 
@@ -115,7 +115,7 @@ fn a_billion_layers_are_refused_before_anything_is_allocated() {
 fn an_unknown_architecture_is_refused_with_the_known_ones() {
     assert_snapshot!(damaged(|s| s.config("model_type", "mamba")), @r"
     exit code 1
-    error: model/config.json: `model_type` is `mamba`; known are llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3_text, gemma3, phi3, olmo2, cohere, cohere2, smollm3, gpt_neox, phi, bloom, opt, gpt2. CONTRIBUTING.md says how a family is added
+    error: model/config.json: `model_type` is `mamba`; known are llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, gemma, gemma2, gemma3_text, gemma3, phi3, olmo2, cohere, cohere2, smollm3, gpt_neox, phi, bloom, opt, gpt2. CONTRIBUTING.md says how a family is added
     ");
 }
 
