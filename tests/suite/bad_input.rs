@@ -49,7 +49,7 @@ fn after(damage: impl FnOnce(&Sandbox), arguments: &str) -> String {
 fn a_model_folder_that_is_not_there_is_named() {
     assert_snapshot!(asked(&[("--model", "nowhere")]), @r"
     exit code 1
-    error: nowhere: there is no such model folder; a folder with config.json, tokenizer.json and model.safetensors is wanted
+    error: nowhere: there is no such model; a folder with config.json, tokenizer.json and model.safetensors, or a GGUF file, is wanted
     ");
 }
 
@@ -57,7 +57,7 @@ fn a_model_folder_that_is_not_there_is_named() {
 fn a_file_is_no_model_folder() {
     assert_snapshot!(asked(&[("--model", "model/config.json")]), @r"
     exit code 1
-    error: model/config.json: there is no such model folder; a folder with config.json, tokenizer.json and model.safetensors is wanted
+    error: model/config.json: there is no such model; a folder with config.json, tokenizer.json and model.safetensors, or a GGUF file, is wanted
     ");
 }
 
@@ -223,7 +223,7 @@ fn a_bias_that_the_config_does_not_know_is_refused() {
     let add = |s: &Sandbox| s.weights(|tensors| drop(tensors.insert("model.layers.0.mlp.up_proj.bias".into(), bias)));
     assert_snapshot!(damaged(add), @r"
     exit code 1
-    error: model/model.safetensors: holds tensor `model.layers.0.mlp.up_proj.bias` [48], which this config has no place for; config.json and weights do not belong together
+    error: model/model.safetensors: holds tensor `model.layers.0.mlp.up_proj.bias` [48], which this config has no place for; config and weights do not belong together
     ");
 }
 

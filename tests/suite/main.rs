@@ -5,6 +5,8 @@ mod bad_input;
 mod corpus;
 mod demo;
 mod families;
+mod gguf;
+mod gguf_parts;
 mod harness;
 mod identify;
 mod identify_laws;
