@@ -318,7 +318,7 @@ pub enum CheckpointError {
     },
     /// A tensor that the config gives no place.
     #[error(
-        "{path}: holds tensor `{name}` {shape:?}, which this config has no place for; config.json and weights do not belong together"
+        "{path}: holds tensor `{name}` {shape:?}, which this config has no place for; config and weights do not belong together"
     )]
     Unexpected {
         /// The weight file.

@@ -290,7 +290,7 @@ LANGUAGES = ("amh_Ethi arb_Arab ben_Beng bod_Tibt deu_Latn div_Thaa ell_Grek fra
              "khm_Khmr kor_Hang mlt_Latn mya_Mymr rus_Cyrl tam_Taml tha_Thai tur_Latn vie_Latn yor_Latn zho_Hans").split()
 HARD = ["", " ", "  two  spaces", "a\n\nb\r\n\r\nc\t\td ", "I'll, you'LL and they've 1234567 x 12 34", "½ ² ٣٤٥ १२३", "e\u0301 é ẹ̀ Å \u212b",
         "👩‍👩‍👧 🏳️‍🌈 🇲🇹", "<think>no</think> <|end|> end", "a" * 40, "ICH weiß: HTML/XML\n//x\n\n\n   y", "\u200bzero\u00a0width\u3000wide", "\n", "\n\n\n",
-        "hello     world      !"]
+        "hello    world   !"]
 
 
 def tokens(sentences_dir, out):
@@ -304,7 +304,8 @@ def tokens(sentences_dir, out):
         if not language.endswith(("Hans", "Jpan", "Hang")):
             few_letters += lines
     ids = {f"bpe-{pre}": bpe(pre, training, texts, out) for pre in ["gpt-2", "smollm", "llama-bpe", "qwen2", "tekken"]}
-    ids["spm"] = spm("spm", "llama", True, ["<think>"], few_letters, texts, out)
+    # Before a user-defined token at the beginning of a text sentencepiece puts its `▁` for itself, Hugging Face's form of it does not.
+    ids["spm"] = spm("spm", "llama", True, [], few_letters, texts, out)
     ids["spm-gemma"] = spm("spm-gemma", "gemma3", False, ["\n", "\n\n", "\n\n\n", "▁▁", "▁▁▁", "▁▁▁▁", "<think>"], few_letters, texts, out)
     (out / "tokens.json").write_text(json.dumps({"texts": texts, "ids": ids}, ensure_ascii=False, separators=(",", ":")) + "\n")
 

@@ -223,7 +223,7 @@ fn a_bias_that_the_config_does_not_know_is_refused() {
     let add = |s: &Sandbox| s.weights(|tensors| drop(tensors.insert("model.layers.0.mlp.up_proj.bias".into(), bias)));
     assert_snapshot!(damaged(add), @r"
     exit code 1
-    error: model/model.safetensors: holds tensor `model.layers.0.mlp.up_proj.bias` [48], which this config has no place for; config.json and weights do not belong together
+    error: model/model.safetensors: holds tensor `model.layers.0.mlp.up_proj.bias` [48], which this config has no place for; config and weights do not belong together
     ");
 }
 

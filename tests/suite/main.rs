@@ -6,6 +6,8 @@ mod corpus;
 mod demo;
 mod experts;
 mod families;
+mod gguf;
+mod gguf_parts;
 mod harness;
 mod identify;
 mod identify_laws;

@@ -130,7 +130,7 @@ impl Metadata<'_> {
         };
         for name in ["attention.value_length", "rope.dimension_count"] {
             if self.whole(name)?.is_some_and(|other| other != width) {
-                return Err(self.refuse(name, format!("the width of a head, {width}")));
+                return Err(self.refuse(name, format!("the width of a head ({width})")));
             }
         }
         Ok(width)
@@ -222,7 +222,7 @@ impl Metadata<'_> {
             _ => return Err(self.refuse("rope.scaling.type", "`none` or `linear` with a factor"))?,
         };
         match (linear, self.frequencies(config)?) {
-            (Some(_), Some(_)) => Err(self.frequencies_error("none besides linear scaling"))?,
+            (Some(_), Some(_)) => Err(self.frequencies_error("no such tensor beside linear scaling"))?,
             (linear, llama3) => Ok(linear.or(llama3)),
         }
     }
@@ -233,7 +233,7 @@ impl Metadata<'_> {
         let Some(place) = self.file.tensors.get(FREQUENCIES) else { return Ok(None) };
         let width = config["head_dim"].as_u64().unwrap_or_default() as usize;
         if self.architecture.name != "llama" || place.elements != width / 2 || width == 0 {
-            return Err(self.frequencies_error(&format!("{} divisors of a Llama 3 model", width / 2)))?;
+            return Err(self.frequencies_error(&format!("a Llama 3 model's list of {}", width / 2)))?;
         }
         let unreadable = |error: candle_core::Error| CheckpointError::Broken {
             path: self.file.path.clone(),
@@ -250,7 +250,7 @@ impl Metadata<'_> {
             wanted.iter().zip(&divisors).all(|(wanted, &found)| (wanted - f64::from(found)).abs() < 1e-4 * wanted)
         };
         let positions = (4..21).map(|power| 1 << power).find(|&positions| fits(positions));
-        let positions = positions.ok_or_else(|| self.frequencies_error("those of Llama 3's scaling"))?;
+        let positions = positions.ok_or_else(|| self.frequencies_error("Llama 3's scaling"))?;
         Ok(Some(json!({
             "rope_type": "llama3",
             "factor": factor,

@@ -98,7 +98,7 @@ impl GgufFile {
         let wanted = tensors.saturating_mul(SMALLEST_TENSOR).saturating_add(entries.saturating_mul(SMALLEST_ENTRY));
         if wanted > walk.length {
             return walk.broken(format!(
-                "it declares {tensors} tensors and {entries} metadata, more than its {} bytes can hold",
+                "it declares {tensors} tensors and {entries} keys, more than its {} bytes can hold",
                 walk.length
             ));
         }

@@ -250,6 +250,14 @@ pub enum GgufError {
         /// Its format.
         found: String,
     },
+    /// A vocabulary whose parts do not fit one another.
+    #[error("{path}: its vocabulary is broken: {problem}; download the file again, or take another")]
+    Vocabulary {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        problem: String,
+    },
     /// A tokenizer that cannot be rebuilt with certainty.
     #[error(
         "{path}: `{key}` is `{found}`; a tokenizer can be made of {known}. Take the model's Hugging Face folder, which has its tokenizer.json"

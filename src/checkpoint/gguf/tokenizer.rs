@@ -2,6 +2,9 @@
 //! In: the vocabulary and what llama.cpp notes about it. Out: a `tokenizers` BPE, either over bytes (`gpt2`: merges are
 //! listed) or as SentencePiece has it (`llama`: merges follow from the vocabulary). Nothing is added before or after a text,
 //! whatever `add_bos_token` says: `tokens` decides about that with `--document-separator`.
+//!
+//! Where sentencepiece and Hugging Face's form of the same vocabulary part, this is Hugging Face's: a run of spaces longer than
+//! the longest token of spaces is cut by the merges, and the `▁` before a text goes to the first piece that is no added token.
 
 use std::{cmp::Reverse, collections::HashMap};
 
@@ -20,6 +23,7 @@ use super::{
 };
 
 /// What `tokenizer.ggml.token_type` calls them.
+const NORMAL: f64 = 1.0;
 const UNKNOWN: f64 = 2.0;
 const CONTROL: f64 = 3.0;
 const USER_DEFINED: f64 = 4.0;
@@ -87,26 +91,24 @@ impl<'a> Vocabulary<'a> {
         let mut ids = Vocab::default();
         for (id, token) in tokens {
             if let Some(twin) = ids.insert(token, id) {
-                return Err(self.broken("tokenizer.ggml.tokens", format!("the tokens {twin} and {id} are the same")));
+                return Err(self.broken(format!("the tokens {twin} and {id} are the same")));
             }
         }
         let unknown = |(left, right): &&(String, String)| {
             ![left, right, &format!("{left}{right}")].into_iter().all(|token| ids.contains_key(token))
         };
         if let Some((left, right)) = merges.iter().find(unknown) {
-            let problem = format!("`{left}` and `{right}` or what they make is no token");
-            return Err(self.broken("tokenizer.ggml.merges", problem));
+            return Err(self.broken(format!("it merges `{left}` and `{right}`, but not all three are tokens")));
         }
         settings(BPE::builder().vocab_and_merges(ids, merges)).build().map_err(|error| self.failed(&error))
     }
 
-    fn broken(&self, key: &str, found: String) -> GgufError {
-        let wanted = "a vocabulary whose parts fit one another";
-        GgufError::Metadata { path: self.file.path.clone(), key: key.to_owned(), found, wanted }
+    fn broken(&self, problem: String) -> GgufError {
+        GgufError::Vocabulary { path: self.file.path.clone(), problem }
     }
 
     fn failed(&self, error: &tokenizers::Error) -> GgufError {
-        self.broken("tokenizer.ggml.tokens", format!("no vocabulary ({error})"))
+        self.broken(error.to_string())
     }
 
     /// Byte-level BPE, as GPT-2 began it: tokens are spelled in 256 printable letters, one for every byte.
@@ -134,7 +136,11 @@ impl<'a> Vocabulary<'a> {
 
     fn listed_merges(&self) -> std::result::Result<Vec<(String, String)>, GgufError> {
         let key = "tokenizer.ggml.merges";
-        let merges = self.file.texts(key)?.ok_or_else(|| absent(self.file, key))?;
+        // An empty list is not written; without one, no token of several letters can ever be reached.
+        let Some(merges) = self.file.texts(key)? else {
+            let merged = self.used().any(|(_, token, kind)| kind == NORMAL && token.chars().nth(1).is_some());
+            return if merged { Err(absent(self.file, key)) } else { Ok(Vec::new()) };
+        };
         let pair = |merge: &str| {
             // A token may begin with the space itself.
             let first = merge.chars().next()?.len_utf8();
@@ -142,9 +148,9 @@ impl<'a> Vocabulary<'a> {
             let (rest, right) = right.split_once(' ')?;
             Some((format!("{left}{rest}"), right.to_owned()))
         };
-        let pairs = merges.iter().map(|merge| {
-            pair(merge).ok_or_else(|| self.broken(key, format!("`{merge}`, which is no pair of tokens,")))
-        });
+        let pairs = merges
+            .iter()
+            .map(|merge| pair(merge).ok_or_else(|| self.broken(format!("its merge `{merge}` is no pair of tokens"))));
         pairs.collect()
     }
 

@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+"""What sentencepiece and transformers make of the Gemma 3 270M that get_gemma3.sh fetches: ids of sentences, and one forward pass.
+
+usage: gemma3_gguf.py GGUF_FILE TEXT_DIR OUT.json
+
+TEXT_DIR has one text file per language (atlas/demo/sentences); every line of it is one text. OUT.json has, per language, the
+number of ids and the SHA-256 of all of them as little-endian u32. The ids are sentencepiece's, with a model of the file's tokens,
+scores and types; transformers' are compared to them, and what differs is printed. `forward` has 128 ids of some languages, and
+the mean next-token negative log-likelihood and the active neurons per layer that transformers gives for them in f32.
+"""
+import hashlib
+import json
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+import torch
+from gguf import GGUFReader
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+from demo_logits import NEAR_ZERO, mean_nll, watch_gates
+
+USER_DEFINED = 4
+FORWARD = ["amh_Ethi", "fra_Latn", "jpn_Jpan", "mlt_Latn", "tam_Taml"]
+
+
+def field(number, wire, payload):
+    """One field of a protocol buffer."""
+    def varint(n):
+        out = b""
+        while n >= 128:
+            out, n = out + bytes([n % 128 + 128]), n // 128
+        return out + bytes([n])
+    return varint(number * 8 + wire) + {0: lambda: varint(payload), 2: lambda: varint(len(payload)) + payload, 5: lambda: struct.pack("<f", payload)}[wire]()
+
+
+def processor(fields):
+    """A sentencepiece model of the file's vocabulary: BPE with byte fallback, spaces as they are, no normalisation."""
+    tokens, scores, types = (fields[f"tokenizer.ggml.{key}"].contents() for key in ["tokens", "scores", "token_type"])
+    model = b""
+    for token, score, kind in zip(tokens, scores, types):
+        token = token.replace(" ", "▁") if kind == USER_DEFINED else token
+        kind = 2 if token == "<unk>" else kind
+        model += field(1, 2, field(1, 2, token.encode()) + field(2, 5, score) + field(3, 0, kind))
+    trainer = field(3, 0, 2) + field(35, 0, 1) + field(40, 0, 3) + field(41, 0, 2) + field(42, 0, 1) + field(43, 0, 0)
+    normalizer = field(1, 2, b"identity") + field(3, 0, 0) + field(4, 0, 0) + field(5, 0, 1)
+    made = sentencepiece.SentencePieceProcessor()
+    made.LoadFromSerializedProto(model + field(2, 2, trainer) + field(3, 2, normalizer))
+    return made
+
+
+def main(file, texts, out):
+    torch.set_grad_enabled(False)
+    torch.set_num_threads(2)
+    spm = processor(GGUFReader(file).fields)
+    theirs = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    ids, differ, count = {}, 0, 0
+    for path in sorted(texts.glob("*.txt")):
+        hashed, n = hashlib.sha256(), 0
+        for line in path.read_text().splitlines():
+            own = spm.encode(line)
+            other = theirs.encode(line, add_special_tokens=False)
+            differ, count = differ + (own != other), count + 1
+            if own != other and differ < 20:
+                print(path.stem, repr(line), own, other, sep="\n  ")
+            hashed.update(np.array(own, dtype="<u4").tobytes())
+            n += len(own)
+        ids[path.stem] = dict(ids=n, sha256=hashed.hexdigest())
+    print(f"{count} texts, {sum(row['ids'] for row in ids.values())} ids, {differ} texts differ between transformers and sentencepiece")
+    if out is None:
+        return
+    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    weights = load_gguf_checkpoint(file, return_tensors=True, model_to_load=model)["tensors"]
+    missing = model.load_state_dict(weights, strict=False)
+    assert not missing.unexpected_keys and missing.missing_keys in ([], ["lm_head.weight"]), missing
+    gates, activations = watch_gates(model)
+    forward = {}
+    for language in FORWARD:
+        row = spm.encode((texts / f"{language}.txt").read_text())[:128]
+        gates.clear()
+        activations.clear()
+        logits = model(torch.tensor([row]), use_cache=False).logits
+        active = (torch.stack(activations) > 0).sum((1, 2)).tolist()
+        near_zero = (torch.stack(gates).abs() < NEAR_ZERO).sum((1, 2)).tolist()
+        forward[language] = dict(ids=row, nll=mean_nll(logits, torch.tensor([row])).item(), active=active, near_zero=near_zero)
+        print(language, forward[language]["nll"], active[:3], near_zero)
+    out.write_text(json.dumps(dict(tokens=ids, forward=forward), separators=(",", ":")) + "\n")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (3, 4):
+        sys.exit("usage: gemma3_gguf.py GGUF_FILE TEXT_DIR [OUT.json]")
+    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) == 4 else None)
