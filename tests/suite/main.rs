@@ -6,6 +6,7 @@ mod corpus;
 mod demo;
 mod experts;
 mod families;
+mod gemma3;
 mod gguf;
 mod gguf_parts;
 mod harness;
