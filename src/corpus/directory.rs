@@ -83,11 +83,12 @@ struct Pieces {
     number: usize,
     /// A line that was read and belongs to the next document.
     ahead: Option<Vec<u8>>,
+    ended: bool,
 }
 
 impl Pieces {
     fn open(path: &Path, cut: Cut) -> Result<Self, CorpusError> {
-        Ok(Self { lines: Lines::open(path)?, cut, number: 0, ahead: None })
+        Ok(Self { lines: Lines::open(path)?, cut, number: 0, ahead: None, ended: false })
     }
 
     /// Whether a document ends before line `number` (from 0), given that line's text.
@@ -104,17 +105,24 @@ impl Pieces {
         if let Some(line) = self.ahead.take() {
             return Some(Ok(line));
         }
+        if self.ended {
+            return None;
+        }
         let line = self.lines.next();
         self.number += usize::from(line.is_some());
-        match (&self.cut, &line) {
-            (Cut::Ids { path, ids }, Some(Ok(_))) if self.number > ids.len() => Some(Err(CorpusError::DocumentIds {
-                path: path.clone(),
-                ids: ids.len(),
-                text: self.lines.path.clone(),
-                lines: self.number,
-            })),
-            _ => line,
+        self.ended = line.is_none();
+        let Cut::Ids { path, ids } = &self.cut else { return line };
+        let fits = match &line {
+            Some(Ok(_)) => self.number <= ids.len(),
+            Some(Err(_)) => true,
+            None => self.number == ids.len(),
+        };
+        if fits {
+            return line;
         }
+        self.ended = true;
+        let (path, ids, text, lines) = (path.clone(), ids.len(), self.lines.path.clone(), self.number);
+        Some(Err(CorpusError::DocumentIds { path, ids, text, lines }))
     }
 }
 

@@ -414,6 +414,15 @@ fn more_lines_than_document_ids_are_refused() {
 }
 
 #[test]
+fn more_document_ids_than_lines_are_refused() {
+    let ids = "a\n".repeat(5000);
+    assert_snapshot!(profile(|s| s.write("text/DOCUMENT_IDS.tsv", ids), &[("--tokens", "100000")]), @r"
+    exit code 1
+    error: text/DOCUMENT_IDS.tsv: names 5000 lines, but text/cym_Latn.txt has 23; mend it, or choose --document line, paragraph or file
+    ");
+}
+
+#[test]
 fn a_language_without_text_is_said_with_those_that_have_some() {
     assert_snapshot!(asked(&[("--languages", "deu,mlt")]), @r"
     exit code 1
