@@ -23,7 +23,7 @@ use super::{Checkpoint, CheckpointError, CheckpointHashes, Files, StoredTensor, 
 /// They are not mapped either: a mapped file that another program cuts short ends the process, and its pages would count as
 /// ours on top of the converted weights.
 struct Folder {
-    folder: PathBuf,
+    path: PathBuf,
     shards: Vec<PathBuf>,
     places: BTreeMap<String, Place>,
 }
@@ -59,7 +59,7 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint, CheckpointError> {
             places.insert(name, place);
         }
     }
-    let files = Box::new(Folder { folder: folder.to_owned(), shards, places });
+    let files = Box::new(Folder { path: folder.to_owned(), shards, places });
     Ok(Checkpoint { folder: folder.to_owned(), config_path, config, tensors, files })
 }
 
@@ -82,17 +82,17 @@ impl Files for Folder {
     }
 
     fn tokenizer_path(&self) -> PathBuf {
-        self.folder.join("tokenizer.json")
+        self.path.join("tokenizer.json")
     }
 
     fn weights_path(&self) -> PathBuf {
-        if let [single] = self.shards.as_slice() { single.clone() } else { self.folder.join(INDEX) }
+        if let [single] = self.shards.as_slice() { single.clone() } else { self.path.join(INDEX) }
     }
 
     fn hashes(&self) -> Result<CheckpointHashes, CheckpointError> {
         let weights = self.shards.iter().map(|shard| Ok((file_name(shard), sha256(shard)?)));
         Ok(CheckpointHashes {
-            config: sha256(&self.folder.join("config.json"))?,
+            config: sha256(&self.path.join("config.json"))?,
             tokenizer: sha256(&self.tokenizer_path())?,
             weights: weights.collect::<Result<_, CheckpointError>>()?,
         })

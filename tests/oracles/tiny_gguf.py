@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Tiny GGUF files made from the tiny Llama checkpoints as llama.cpp's converter makes them, and what other programs read in them.
+"""Tiny GGUF files made from the tiny checkpoints as llama.cpp's converter makes them, and what other programs read in them.
 
-usage: tiny_gguf.py TINY_LLAMA_DIR SENTENCES_DIR OUT_DIR
+usage: tiny_gguf.py FIXTURES_DIR SENTENCES_DIR OUT_DIR      FIXTURES_DIR has tiny-llama and families
 
   scaled.gguf, biased.gguf, half.gguf    the checkpoints of tiny_llama.py in F32, BF16 and F16: q and k in llama.cpp's row order,
                                          Llama 3's scaling as rope_freqs.weight, the character tokenizer in byte-level spelling
+  gemma-tanh.gguf, gemma2.gguf, gemma3-text.gguf, mistral-nemo.gguf, qwen2-tied.gguf, qwen3-tied.gguf
+                                         checkpoints of tiny_families.py in BF16; what their query_pre_attn_scalar is, GGUF cannot say
   scaled-q8_0.gguf                       in Q8_0 where rows are whole blocks; scaled-q8_0.safetensors has transformers' logits for the
                                          dequantised weights (input_ids as in scaled/reference.safetensors)
   gemma3.gguf                            a tiny random Gemma 3 with norms stored as w + 1; gemma3.safetensors has its tensors and
@@ -25,7 +27,7 @@ import torch
 from gguf import GGMLQuantizationType as Format
 from safetensors.torch import load_file
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
 
 from demo_logits import save
 
@@ -36,9 +38,9 @@ LAYER = {
     "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm",
     "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
 }
-NORMS = {"llama": {"post_attention_layernorm": "ffn_norm"},
-         "gemma3": {"post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
-                    "post_feedforward_layernorm": "post_ffw_norm"}}
+NORMS = {"post_attention_layernorm": "ffn_norm"}
+SANDWICH_NORMS = {"post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
+                  "post_feedforward_layernorm": "post_ffw_norm"}
 OUTER = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 
@@ -47,7 +49,8 @@ def renamed(name, architecture):
     if stem in OUTER:
         return f"{OUTER[stem]}.{part}"
     _, _, layer, stem = stem.split(".", 3)
-    return f"blk.{layer}.{(LAYER | NORMS[architecture])[stem]}.{part}"
+    norms = SANDWICH_NORMS if architecture in ["gemma2", "gemma3"] else NORMS
+    return f"blk.{layer}.{(LAYER | norms)[stem]}.{part}"
 
 
 def permute(weight, heads):
@@ -107,30 +110,38 @@ def llama3_divisors(rope, width):
     return np.array(factors, dtype=np.float32)
 
 
-def llama(source, out, form):
+def converted(source, architecture, out, form):
     config = json.loads((source / "config.json").read_text())
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     width = config.get("head_dim") or config["hidden_size"] // heads
-    writer = gguf.GGUFWriter(out, "llama")
+    writer = gguf.GGUFWriter(out, architecture)
     writer.add_name(out.stem)
     add_shape(writer, config)
-    writer.add_rope_dimension_count(width)
+    if architecture == "llama":
+        writer.add_rope_dimension_count(width)
+        writer.add_vocab_size(config["vocab_size"])
     if width * heads != config["hidden_size"]:
         writer.add_key_length(width)
         writer.add_value_length(width)
-    writer.add_vocab_size(config["vocab_size"])
-    rope = config.get("rope_parameters") or {"rope_theta": config["rope_theta"], **(config["rope_scaling"] or {})}
+    rope = config.get("rope_parameters") or {"rope_theta": config["rope_theta"], **(config.get("rope_scaling") or {})}
     writer.add_rope_freq_base(rope["rope_theta"])
-    if rope.get("type") == "linear":
+    if "linear" in [rope.get("type"), rope.get("rope_type")]:
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])
     if rope.get("rope_type") == "llama3":
         writer.add_tensor("rope_freqs.weight", llama3_divisors(rope, width))
+    if architecture == "gemma2":
+        writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
+        writer.add_final_logit_softcapping(config["final_logit_softcapping"])
+    if architecture in ["gemma2", "gemma3"]:
+        writer.add_sliding_window(config["sliding_window"])
+    if "sliding_window_pattern" in config:
+        writer.add_sliding_window_pattern(config["sliding_window_pattern"])
     letters = byte_letters()
-    tokens = json.loads((source / "tokenizer.json").read_text())["model"]["vocab"]
+    tokens = json.loads((source.parent.parent / "tiny-llama" / "scaled" / "tokenizer.json").read_text())["model"]["vocab"]
     spelled = [token if len(token) > 1 else letters[ord(token)] for token in tokens]
     add_tokenizer(writer, "gpt2", spelled, [CONTROL if len(token) > 1 else NORMAL for token in tokens], "gpt-2", merges=[])
-    writer.add_bos_token_id(0)
+    writer.add_bos_token_id(config["bos_token_id"])
     writer.add_eos_token_id(1)
     tensors = {}
     for file in sorted(source.glob("model*.safetensors")):
@@ -141,15 +152,17 @@ def llama(source, out, form):
         own = Format.F32 if weight.ndim == 1 or weight.shape[-1] % (32 if form == Format.Q8_0 else 1) else form
         raw = gguf.quantize(weight, own)
         dequantised[name] = torch.from_numpy(gguf.dequantize(raw, own).copy())
-        if ".q_proj." in name or ".k_proj." in name:
+        if architecture == "llama" and (".q_proj." in name or ".k_proj." in name):
             raw = permute(raw, heads if ".q_proj." in name else kv_heads)
-        writer.add_tensor(renamed(name, "llama"), raw, raw_dtype=own)
+        if architecture.startswith("gemma") and name.endswith("norm.weight"):
+            raw = raw + np.float32(1)
+        writer.add_tensor(renamed(name, architecture), raw, raw_dtype=own)
     finish(writer)
     return config, dequantised
 
 
 def q8_0(source, out):
-    config, dequantised = llama(source, out / "scaled-q8_0.gguf", Format.Q8_0)
+    config, dequantised = converted(source, "llama", out / "scaled-q8_0.gguf", Format.Q8_0)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation="eager").eval()
     model.load_state_dict(dequantised)
     ids = load_file(source / "reference.safetensors")["input_ids"]
@@ -310,13 +323,18 @@ def tokens(sentences_dir, out):
     (out / "tokens.json").write_text(json.dumps({"texts": texts, "ids": ids}, ensure_ascii=False, separators=(",", ":")) + "\n")
 
 
-def main(tiny, sentences, out):
+FAMILIES = {"gemma-tanh": "gemma", "gemma2": "gemma2", "gemma3-text": "gemma3", "mistral-nemo": "llama", "qwen2-tied": "qwen2", "qwen3-tied": "qwen3"}
+
+
+def main(fixtures, sentences, out):
     torch.set_grad_enabled(False)
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
     for name, form in [("scaled", Format.F32), ("biased", Format.BF16), ("half", Format.F16)]:
-        llama(tiny / name, out / f"{name}.gguf", form)
-    q8_0(tiny / "scaled", out)
+        converted(fixtures / "tiny-llama" / name, "llama", out / f"{name}.gguf", form)
+    q8_0(fixtures / "tiny-llama" / "scaled", out)
+    for name, architecture in FAMILIES.items():
+        converted(fixtures / "families" / name, architecture, out / f"{name}.gguf", Format.BF16)
     gemma3(out)
     formats(out)
     tokens(sentences, out)
@@ -324,5 +342,5 @@ def main(tiny, sentences, out):
 
 if __name__ == "__main__":
     if len(sys.argv) != 4:
-        sys.exit("usage: tiny_gguf.py TINY_LLAMA_DIR SENTENCES_DIR OUT_DIR")
+        sys.exit("usage: tiny_gguf.py FIXTURES_DIR SENTENCES_DIR OUT_DIR")
     main(*map(Path, sys.argv[1:]))

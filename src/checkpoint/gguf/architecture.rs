@@ -1,6 +1,6 @@
 //! What llama.cpp calls an architecture, and its tensors, in Hugging Face's words. A new architecture is a row.
 
-/// One architecture, and what llama.cpp's converter does to its weights (convert_hf_to_gguf.py).
+/// One architecture, and what llama.cpp's converter does to its weights (`convert_hf_to_gguf.py`).
 pub struct Architecture {
     /// `general.architecture`, and the prefix of its metadata.
     pub name: &'static str,
@@ -8,17 +8,15 @@ pub struct Architecture {
     pub model_type: &'static str,
     /// Rows of queries and keys stand in pairs that turn together, (0, d/2, 1, d/2 + 1, …), where Hugging Face has halves.
     pub interleaved: bool,
-    /// Norms are stored with 1 added, for the arithmetic is x · (1 + w).
-    pub norms_plus_one: bool,
     /// Attention and FFN have a norm before and one behind them, and `ffn_norm` is the one before the FFN.
     pub sandwich: bool,
-    /// The tokenizer is Gemma's, whose merges are ranked by token id.
+    /// Norms are stored with 1 added, for the arithmetic is x · (1 + w), and the tokenizer's merges are ranked by token id.
     pub gemma: bool,
 }
 
 const PLAIN: Architecture =
-    Architecture { name: "", model_type: "", interleaved: false, norms_plus_one: false, sandwich: false, gemma: false };
-const GEMMA: Architecture = Architecture { norms_plus_one: true, gemma: true, ..PLAIN };
+    Architecture { name: "", model_type: "", interleaved: false, sandwich: false, gemma: false };
+const GEMMA: Architecture = Architecture { gemma: true, ..PLAIN };
 
 /// Every architecture that is read. Mistral's files come as `llama`.
 pub static ARCHITECTURES: [Architecture; 6] = [

@@ -164,7 +164,7 @@ impl Metadata<'_> {
         Ok(object(json!({
             "hidden_activation": "gelu_pytorch_tanh",
             "attention_bias": self.biased(&["attn_q", "attn_k", "attn_v", "attn_output"]),
-            "query_pre_attn_scalar": self.query_scale(common, 46),
+            "query_pre_attn_scalar": query_scale(common, 46),
             "attn_logit_softcapping": self.number("attn_logit_softcapping")?.unwrap_or(50.0),
             "final_logit_softcapping": self.number("final_logit_softcapping")?.unwrap_or(30.0),
             "sliding_window": self.whole("attention.sliding_window")?.unwrap_or(4096),
@@ -176,24 +176,13 @@ impl Metadata<'_> {
         Ok(object(json!({
             "hidden_activation": "gelu_pytorch_tanh",
             "attention_bias": self.biased(&["attn_q", "attn_k", "attn_v", "attn_output"]),
-            "query_pre_attn_scalar": self.query_scale(common, 62),
+            "query_pre_attn_scalar": query_scale(common, 62),
             "attn_logit_softcapping": self.number("attn_logit_softcapping")?,
             "final_logit_softcapping": self.number("final_logit_softcapping")?,
             "sliding_window": self.size("attention.sliding_window")?,
             "layer_types": self.layer_types(common, 6)?,
             "rope_local_base_freq": self.number("rope.freq_base_swa")?.unwrap_or(10_000.0),
         })))
-    }
-
-    /// Scores are divided by the root of a head's width, but in the 27-billion models, which only their number of layers
-    /// tells apart here as in llama.cpp, by that of hidden / heads.
-    fn query_scale(&self, common: &Fields, layers_of_27b: u64) -> u64 {
-        let field = |name: &str| common[name].as_u64().unwrap_or_default();
-        if field("num_hidden_layers") == layers_of_27b {
-            field("hidden_size") / field("num_attention_heads").max(1)
-        } else {
-            field("head_dim")
-        }
     }
 
     /// Which layers see only the window: all but every n-th, or as the file lists them.
@@ -216,9 +205,8 @@ impl Metadata<'_> {
         // Without YaRN the length before scaling is only a fact about the training.
         self.key("rope.scaling.original_context_length");
         let linear = match (kind, factor) {
-            (None | Some("none"), None) => None,
+            (None | Some("none"), None) | (Some("none"), Some(_)) => None,
             (None | Some("linear"), Some(factor)) => Some(json!({ "rope_type": "linear", "factor": factor })),
-            (Some("none"), Some(_)) => None,
             _ => return Err(self.refuse("rope.scaling.type", "`none` or `linear` with a factor"))?,
         };
         match (linear, self.frequencies(config)?) {
@@ -240,7 +228,7 @@ impl Metadata<'_> {
             problem: format!("tensor `{FREQUENCIES}`: {error}"),
         };
         let divisors = self.file.floats(place).map_err(unreadable)?;
-        if divisors.iter().all(|&divisor| divisor == 1.0) {
+        if divisors.iter().all(|divisor| divisor.to_bits() == 1f32.to_bits()) {
             return Ok(None);
         }
         let theta = config["rope_theta"].as_f64().unwrap_or_default();
@@ -282,13 +270,11 @@ impl Metadata<'_> {
             if self.read.borrow().contains(key) || inert {
                 continue;
             }
-            return Err(match at {
-                Some((_, value)) => self.refuse(name, value),
-                None => {
-                    let (path, key) = (self.file.path.clone(), key.to_owned());
-                    GgufError::Unknown { path, found: self.file.shown(&key), key }
-                }
-            });
+            if let Some((_, value)) = at {
+                return Err(self.refuse(name, value));
+            }
+            let (path, found) = (self.file.path.clone(), self.file.shown(key));
+            return Err(GgufError::Unknown { path, key: key.to_owned(), found });
         }
         Ok(())
     }
@@ -314,6 +300,17 @@ fn llama3_divisors(theta: f64, width: usize, factor: f64, positions: f64) -> Vec
         }
     };
     (0..width).step_by(2).map(divisor).collect()
+}
+
+/// Scores are divided by the root of a head's width, but in the 27-billion models, which only their number of layers
+/// tells apart here as in llama.cpp, by that of hidden / heads.
+fn query_scale(common: &Fields, layers_of_27b: u64) -> u64 {
+    let field = |name: &str| common[name].as_u64().unwrap_or_default();
+    if field("num_hidden_layers") == layers_of_27b {
+        field("hidden_size") / field("num_attention_heads").max(1)
+    } else {
+        field("head_dim")
+    }
 }
 
 /// Every n-th is false.

@@ -188,7 +188,9 @@ impl GgufFile {
         let numbers = self.numbers(key, wanted)?;
         let equal = |numbers: Vec<f64>| match numbers.as_slice() {
             // Above 2^53 an f64 is not exact, but no size of a model is.
-            [first, rest @ ..] if rest.iter().all(|n| n == first) && first.fract() == 0.0 && *first >= 0.0 => {
+            [first, rest @ ..]
+                if rest.iter().all(|n| n.to_bits() == first.to_bits()) && first.fract() == 0.0 && *first >= 0.0 =>
+            {
                 Some(*first as u64)
             }
             _ => None,
@@ -220,9 +222,6 @@ impl GgufFile {
         let Some(entry) = self.metadata.get(key) else { return Ok(None) };
         let bytes = &self.head[entry.bytes.clone()];
         let (Kind::One(kind) | Kind::List(kind, _)) = entry.kind;
-        fn each<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f64) -> Vec<f64> {
-            bytes.as_chunks().0.iter().map(|&bytes| number(bytes)).collect()
-        }
         let numbers = match kind {
             Type::U8 | Type::Bool => each(bytes, |b| f64::from(u8::from_le_bytes(b))),
             Type::I8 => each(bytes, |b| f64::from(i8::from_le_bytes(b))),
@@ -282,6 +281,11 @@ impl GgufFile {
             },
         }
     }
+}
+
+/// The values of a list of numbers that take N bytes each.
+fn each<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f64) -> Vec<f64> {
+    bytes.as_chunks().0.iter().map(|&bytes| number(bytes)).collect()
 }
 
 fn shortest(number: f32) -> f64 {

@@ -99,7 +99,7 @@ impl Files for Gguf {
         };
         let place = &self.file.tensors[own];
         let mut floats = self.file.floats(place)?;
-        if self.architecture.norms_plus_one && name.ends_with("norm.weight") {
+        if self.architecture.gemma && name.ends_with("norm.weight") {
             floats.iter_mut().for_each(|weight| *weight -= 1.0);
         }
         let mut tensor = Tensor::from_vec(floats, place.shape.as_slice(), &Device::Cpu)?;

@@ -1,6 +1,6 @@
 //! A GGUF file's tokenizer, rebuilt as the one that its model's tokenizer.json describes.
 //! In: the vocabulary and what llama.cpp notes about it. Out: a `tokenizers` BPE, either over bytes (`gpt2`: merges are
-//! listed) or as SentencePiece has it (`llama`: merges follow from the vocabulary). Nothing is added before or after a text,
+//! listed) or as `SentencePiece` has it (`llama`: merges follow from the vocabulary). Nothing is added before or after a text,
 //! whatever `add_bos_token` says: `tokens` decides about that with `--document-separator`.
 //!
 //! Where sentencepiece and Hugging Face's form of the same vocabulary part, this is Hugging Face's: a run of spaces longer than
@@ -30,7 +30,7 @@ const USER_DEFINED: f64 = 4.0;
 const UNUSED: f64 = 5.0;
 const BYTE: f64 = 6.0;
 
-/// What SentencePiece writes for a space.
+/// What `SentencePiece` writes for a space.
 const SPACE: &str = "▁";
 
 /// Builds the tokenizer of a file.
@@ -154,7 +154,7 @@ impl<'a> Vocabulary<'a> {
         pairs.collect()
     }
 
-    /// SentencePiece's BPE: the text is one word with `▁` for spaces, and what no token spells falls back to its bytes.
+    /// `SentencePiece`'s BPE: the text is one word with `▁` for spaces, and what no token spells falls back to its bytes.
     fn sentence_piece(&self, gemma: bool) -> std::result::Result<Tokenizer, GgufError> {
         let prefix = self.file.switch("tokenizer.ggml.add_space_prefix")?.unwrap_or(!gemma);
         // llama.cpp writes spaces into user-defined tokens; everywhere else they are `▁`.
