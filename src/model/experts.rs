@@ -5,7 +5,7 @@ use candle_core::{D, DType, Result, Tensor};
 use super::{activation::Activation, linear::Linear, observer::Observer, spec::Routing, weights::Weights};
 
 /// A router and its experts, each a gated feed-forward network.
-pub struct Experts {
+pub struct Mixture {
     router: Linear,
     experts: Vec<Expert>,
     routing: Routing,
@@ -26,7 +26,7 @@ struct Routes {
     weights: Tensor,
 }
 
-impl Experts {
+impl Mixture {
     pub fn build(weights: &mut Weights, layer: usize, routing: Routing) -> Result<Self> {
         let (spec, names) = (weights.spec(), weights.names());
         // The router is small, and its choices are sensitive: plain layout, plain product.

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::{
-    Path, activation, activation::Activation, experts::Experts, linear::Linear, observer::Observer, weights::Weights,
+    Path, activation, activation::Activation, experts::Mixture, linear::Linear, observer::Observer, weights::Weights,
 };
 
 /// The feed-forward part of a layer.
@@ -11,7 +11,7 @@ pub enum FeedForward {
     /// One network for all tokens.
     Dense(Dense),
     /// Several, each for the tokens that a router sends there.
-    Routed(Experts),
+    Routed(Mixture),
 }
 
 /// `down(act(gate(x)) · up(x))`, or `down(act(gate(x)))` without an up projection.
@@ -26,7 +26,7 @@ pub struct Dense {
 impl FeedForward {
     pub fn build(weights: &mut Weights, layer: usize) -> Result<Self> {
         match weights.spec().feed_forward.routing {
-            Some(routing) => Ok(Self::Routed(Experts::build(weights, layer, routing)?)),
+            Some(routing) => Ok(Self::Routed(Mixture::build(weights, layer, routing)?)),
             None => Dense::build(weights, layer).map(Self::Dense),
         }
     }
