@@ -2,7 +2,7 @@
 //!
 //!     cargo bench --bench forward -- MODEL [--rounds 7] [--batch 4] [--context 512] [--threads N] [--turns]
 //!
-//! Counted: what `profile` runs, the gates of all layers and nothing behind the last one. `--turns` is for tests/bench/compare.py: one
+//! Also the peak of memory while the model is loaded. Counted: what `profile` runs, the gates of all layers and nothing behind the last one. `--turns` is for tests/bench/compare.py: one
 //! pass for every line on stdin, answered by one line of JSON.
 
 use std::{io::BufRead, path::PathBuf, time::Instant};
@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Tensor};
 use clap::Parser;
 use neuroglot::{
     checkpoint::Checkpoint,
-    model::{Decoder, Observer, Path, Tally, Unobserved},
+    model::{Decoder, Observer, Path, Tally, Unobserved, family},
 };
 
 #[derive(Parser)]
@@ -38,7 +38,10 @@ fn main() {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().expect("built once");
     }
     let checkpoint = Checkpoint::open(&arguments.model).expect("a model folder");
+    let before = memory("VmRSS:");
     let decoder = Decoder::load(&checkpoint, DType::F32, &Device::Cpu, Path::Inference).expect("a known family");
+    let loading = memory("VmHWM:") - before;
+    let weights = 4.0 * family::read(&checkpoint).expect("a known family").parameters() as f64 / 1e6;
     let (batch, context) = (arguments.batch, arguments.context);
     // Ids as the peer draws them, without a generator: every id once before any comes again.
     let ids: Vec<u32> = (0..batch * context).map(|i| (i * 7919 % decoder.spec().vocabulary) as u32).collect();
@@ -68,6 +71,7 @@ fn main() {
         costs.push((b / a - 1.0) * 100.0);
     }
     let (observed, unobserved, cost) = (spread(with), spread(without), spread(costs));
+    println!("loading: peak {loading:.0} MB more than before, for {weights:.0} MB of weights in f32");
     println!("{} rounds of {batch} × {context} tokens, {} threads", arguments.rounds, rayon::current_num_threads());
     let line = |what: &str, [low, median, high]: [f64; 3]| println!("{what:28} {median:8.1}   ({low:.1} to {high:.1})");
     line("tokens/s, counting", observed);
@@ -79,4 +83,11 @@ fn main() {
 fn spread(mut values: Vec<f64>) -> [f64; 3] {
     values.sort_by(f64::total_cmp);
     [values[0], values[values.len() / 2], values[values.len() - 1]]
+}
+
+/// A line of /proc/self/status, in MB; 0 where there is none.
+fn memory(line: &str) -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kilobytes = status.lines().find_map(|text| text.strip_prefix(line)).unwrap_or("0 kB");
+    kilobytes.trim().trim_end_matches(" kB").parse::<f64>().map_or(0.0, |kilobytes| kilobytes * 1024.0 / 1e6)
 }
