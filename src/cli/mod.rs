@@ -1,5 +1,6 @@
 //! The command line: strings to a validated plan, the plan to the library, its errors and its exit code to people.
 
+mod bench;
 mod demo;
 mod identify;
 mod mask;
@@ -42,6 +43,7 @@ enum Command {
     Site(site::SiteArgs),
     Mask(mask::MaskArgs),
     Verify(verify::VerifyArgs),
+    Bench(bench::BenchArgs),
 }
 
 /// How a command ended.
@@ -106,6 +108,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Site(args) => args.run(&talk),
         Command::Mask(args) => args.run(&talk),
         Command::Verify(args) => args.run(&talk),
+        Command::Bench(args) => args.run(&talk),
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

@@ -3,6 +3,7 @@
 
 mod activation;
 mod attention;
+pub mod cost;
 mod embedding;
 mod experts;
 pub mod family;

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{
     Architecture, Config, ConfigError, Fused, Names,
-    fields::{Defaults, decoder},
+    fields::{Defaults, decoder, plain_ffn},
     spec::{NormKind, NormSpec},
 };
 use crate::model::Activation;
@@ -27,9 +27,7 @@ pub fn read(config: &mut Config) -> Result<Architecture, ConfigError> {
     spec.embedding.norm = true;
     (spec.attention.input_bias, spec.attention.output_bias) = (true, true);
     spec.attention.alibi = true;
-    spec.feed_forward.gated = false;
-    spec.feed_forward.bias = true;
-    spec.feed_forward.activation = Activation::GeluTanh;
+    plain_ffn(&mut spec, Activation::GeluTanh);
     config.only("apply_residual_connection_post_layernorm", &Value::Bool(false))?;
     config.inert(&[
         "attention_softmax_in_fp32",

@@ -3,7 +3,7 @@
 
 use super::{
     Architecture, Config, ConfigError, DecoderSpec, Names,
-    fields::{Defaults, llama_like},
+    fields::{Defaults, attention_bias, llama_like},
     spec::{NormKind, NormSpec, Placement, QueryKeyNorm},
 };
 
@@ -29,8 +29,7 @@ pub const DEFAULTS: Defaults = Defaults {
 
 pub fn decoder(config: &mut Config, defaults: Defaults) -> Result<DecoderSpec, ConfigError> {
     let mut spec = llama_like(config, defaults)?;
-    let bias = config.switch("attention_bias", false)?;
-    (spec.attention.input_bias, spec.attention.output_bias) = (bias, bias);
+    attention_bias(config, &mut spec, false)?;
     let eps = config.number("layer_norm_eps", defaults.eps)?;
     spec.norm = NormSpec { kind: NormKind::Layer, bias: false, eps };
     spec.placement = Placement::ParallelShared;

@@ -4,11 +4,9 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::checkpoint::Checkpoint;
-
 /// config.json, with a memory of which fields were read.
 pub struct Config<'a> {
-    checkpoint: &'a Checkpoint,
+    has: &'a dyn Fn(&str) -> bool,
     path: PathBuf,
     /// `rope_parameters.` inside that object, nothing at the top.
     prefix: String,
@@ -104,9 +102,9 @@ const INERT_AT: &[(&str, Harmless)] = &[
 ];
 
 impl<'a> Config<'a> {
-    pub fn new(checkpoint: &'a Checkpoint) -> Self {
-        let (path, fields) = (checkpoint.config_path(), checkpoint.config());
-        Self { checkpoint, path, prefix: String::new(), fields, read: BTreeSet::new(), aliases: &[] }
+    /// The fields of the config at `path`, of a checkpoint that `has` tensors by these names.
+    pub fn new(path: PathBuf, fields: &'a Map<String, Value>, has: &'a dyn Fn(&str) -> bool) -> Self {
+        Self { has, path, prefix: String::new(), fields, read: BTreeSet::new(), aliases: &[] }
     }
 
     pub fn unknown_family(&self, found: String, known: String) -> ConfigError {
@@ -115,7 +113,7 @@ impl<'a> Config<'a> {
 
     /// The first of several prefixes under which the checkpoint has a tensor; the first of all if none has.
     pub fn prefix(&self, tensor: &str, prefixes: &[&str]) -> String {
-        let found = prefixes.iter().find(|prefix| self.checkpoint.has(&format!("{prefix}{tensor}")));
+        let found = prefixes.iter().find(|prefix| (self.has)(&format!("{prefix}{tensor}")));
         found.unwrap_or(&prefixes[0]).to_string()
     }
 
@@ -272,8 +270,8 @@ impl<'a> Config<'a> {
         let Some(value) = self.field(name) else { return Ok(None) };
         let fields = value.as_object().ok_or_else(|| self.malformed(name, value, "an object"))?;
         let prefix = format!("{}.", self.name(name));
-        let checkpoint = self.checkpoint;
-        Ok(Some(Config { checkpoint, path: self.path.clone(), prefix, fields, read: BTreeSet::new(), aliases: &[] }))
+        let has = self.has;
+        Ok(Some(Config { has, path: self.path.clone(), prefix, fields, read: BTreeSet::new(), aliases: &[] }))
     }
 
     /// Refuses a value that is valid elsewhere and that we do not compute.

@@ -56,10 +56,7 @@ pub fn llama_like(config: &mut Config, defaults: Defaults) -> Result<DecoderSpec
     let width = config.size("intermediate_size")?;
     let mut spec = decoder(config, width, defaults)?;
     let rope = rope(config, spec.attention.head_dim, defaults)?;
-    spec.ropes = vec![rope];
-    for layer in &mut spec.layers {
-        layer.rope = Some(0);
-    }
+    turn_all(&mut spec, rope);
     let eps = config.number("rms_norm_eps", defaults.eps)?;
     spec.norm = NormSpec { kind: NormKind::Rms, bias: false, eps };
     spec.feed_forward.activation = config.activation("hidden_act", defaults.activation)?;
@@ -268,6 +265,33 @@ pub fn sliding_layers(config: &mut Config, layers: usize, otherwise: impl Fn(usi
         });
     }
     Ok(sliding)
+}
+
+/// Biases on all four projections around attention, or on none.
+pub fn attention_bias(config: &mut Config, spec: &mut DecoderSpec, default: bool) -> Result<()> {
+    let bias = config.switch("attention_bias", default)?;
+    (spec.attention.input_bias, spec.attention.output_bias) = (bias, bias);
+    Ok(())
+}
+
+/// An FFN without gate, with biases.
+pub fn plain_ffn(spec: &mut DecoderSpec, activation: Activation) {
+    spec.feed_forward = FeedForwardSpec { activation, gated: false, bias: true, routing: None };
+}
+
+/// The same rotary embedding in all layers.
+pub fn turn_all(spec: &mut DecoderSpec, rope: RopeSpec) {
+    spec.ropes = vec![rope];
+    for layer in &mut spec.layers {
+        layer.rope = Some(0);
+    }
+}
+
+/// The same window in all layers.
+pub fn slide_all(spec: &mut DecoderSpec, window: Option<usize>) {
+    for layer in &mut spec.layers {
+        layer.window = window;
+    }
 }
 
 /// Gives the layers that slide their window.

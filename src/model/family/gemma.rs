@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{
     Architecture, Config, ConfigError, DecoderSpec, Names,
-    fields::{Defaults, llama_like},
+    fields::{Defaults, attention_bias, llama_like},
     spec::NormKind,
 };
 use crate::model::Activation;
@@ -36,8 +36,7 @@ pub fn decoder(config: &mut Config, defaults: Defaults) -> Result<DecoderSpec, C
         spec.feed_forward.activation = Activation::GeluTanh;
     }
     config.only("use_bidirectional_attention", &Value::Bool(false))?;
-    let bias = config.switch("attention_bias", false)?;
-    (spec.attention.input_bias, spec.attention.output_bias) = (bias, bias);
+    attention_bias(config, &mut spec, false)?;
     spec.norm.kind = NormKind::RmsPlusOne;
     spec.embedding.scale = Some((spec.hidden as f64).sqrt());
     Ok(spec)

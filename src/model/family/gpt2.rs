@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{
     Architecture, Config, ConfigError, Fused, Names,
-    fields::{Defaults, decoder},
+    fields::{Defaults, decoder, plain_ffn},
     spec::{LearnedPositions, NormKind, NormSpec},
 };
 
@@ -31,9 +31,7 @@ pub fn read(config: &mut Config) -> Result<Architecture, ConfigError> {
         let scale = if scaled { layer.scale } else { 1.0 };
         layer.scale = if by_layer { scale / (i + 1) as f64 } else { scale };
     }
-    spec.feed_forward.gated = false;
-    spec.feed_forward.bias = true;
-    spec.feed_forward.activation = config.activation("activation_function", "gelu_new")?;
+    plain_ffn(&mut spec, config.activation("activation_function", "gelu_new")?);
     config.only("add_cross_attention", &Value::Bool(false))?;
     config.inert(&[
         "attn_pdrop",

@@ -2,7 +2,7 @@
 
 use super::{
     Architecture, Config, ConfigError, Fused, Names,
-    fields::{Defaults, decoder, rope},
+    fields::{Defaults, attention_bias, decoder, plain_ffn, rope, turn_all},
     spec::{NormKind, NormSpec, Placement},
 };
 
@@ -15,15 +15,10 @@ pub fn read(config: &mut Config) -> Result<Architecture, ConfigError> {
     spec.norm = NormSpec { kind: NormKind::Layer, bias: true, eps };
     let parallel = config.switch("use_parallel_residual", true)?;
     spec.placement = if parallel { Placement::Parallel } else { Placement::Pre };
-    let bias = config.switch("attention_bias", true)?;
-    (spec.attention.input_bias, spec.attention.output_bias) = (bias, bias);
-    spec.ropes = vec![rope(config, spec.attention.head_dim, defaults)?];
-    for layer in &mut spec.layers {
-        layer.rope = Some(0);
-    }
-    spec.feed_forward.gated = false;
-    spec.feed_forward.bias = true;
-    spec.feed_forward.activation = config.activation("hidden_act", "gelu")?;
+    attention_bias(config, &mut spec, true)?;
+    let turned = rope(config, spec.attention.head_dim, defaults)?;
+    turn_all(&mut spec, turned);
+    plain_ffn(&mut spec, config.activation("hidden_act", "gelu")?);
     config.inert(&["classifier_dropout", "num_key_value_heads"]);
     let names = Names {
         prefix: "gpt_neox.".to_owned(),

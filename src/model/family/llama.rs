@@ -2,13 +2,12 @@
 
 use super::{
     Architecture, Config, ConfigError, Names,
-    fields::{Defaults, llama_like},
+    fields::{Defaults, attention_bias, llama_like},
 };
 
 pub fn read(config: &mut Config) -> Result<Architecture, ConfigError> {
     let mut spec = llama_like(config, Defaults::default())?;
-    let bias = config.switch("attention_bias", false)?;
-    (spec.attention.input_bias, spec.attention.output_bias) = (bias, bias);
+    attention_bias(config, &mut spec, false)?;
     spec.feed_forward.bias = config.switch("mlp_bias", false)?;
     Ok(Architecture { spec, names: Names::default() })
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Architecture, Config, ConfigError, Names,
-    fields::{Defaults, experts, llama_like, slide},
+    fields::{Defaults, experts, llama_like, slide_all},
 };
 
 pub fn read(config: &mut Config) -> Result<Architecture, ConfigError> {
@@ -10,8 +10,7 @@ pub fn read(config: &mut Config) -> Result<Architecture, ConfigError> {
         Defaults { theta: 1_000_000.0, eps: 1e-5, positions: 131_072, kv_heads: Some(8), ..Defaults::default() };
     let mut spec = llama_like(config, defaults)?;
     let window = config.size_or("sliding_window", None)?;
-    let all = vec![true; spec.ffn.layers];
-    slide(&mut spec, &all, window);
+    slide_all(&mut spec, window);
     let count = config.optional_size("num_local_experts")?.unwrap_or(8);
     experts(config, &mut spec, count, 2, true)?;
     // Jitter is for training.

@@ -24,9 +24,13 @@ mod qwen3;
 mod qwen3_moe;
 mod smollm3;
 
+use std::path::PathBuf;
+
 use config::Config;
 pub use config::ConfigError;
 pub use names::{Architecture, Fused, Names};
+
+use serde_json::{Map, Value};
 
 use super::{DecoderSpec, spec};
 use crate::checkpoint::Checkpoint;
@@ -73,7 +77,19 @@ pub const FAMILIES: &[Family] = &[
 /// # Errors
 /// When the family is unknown, or a field is missing, malformed, or asks for arithmetic that is not implemented.
 pub fn read(checkpoint: &Checkpoint) -> Result<Architecture, ConfigError> {
-    let mut config = Config::new(checkpoint);
+    of_config(checkpoint.config_path(), checkpoint.config(), &|name| checkpoint.has(name))
+}
+
+/// The same without a checkpoint: a config, and which tensors there are.
+///
+/// # Errors
+/// As [`read`].
+pub fn of_config(
+    path: PathBuf,
+    fields: &Map<String, Value>,
+    has: &dyn Fn(&str) -> bool,
+) -> Result<Architecture, ConfigError> {
+    let mut config = Config::new(path, fields, has);
     let model_type: String = config.text("model_type")?;
     let family = FAMILIES.iter().find(|family| family.model_type == model_type);
     let known = || FAMILIES.iter().map(|family| family.model_type).collect::<Vec<_>>().join(", ");

@@ -2,14 +2,13 @@
 
 use super::{
     Architecture, Config, ConfigError, Names,
-    fields::{Defaults, llama_like},
+    fields::{Defaults, attention_bias, llama_like},
     spec::{Placement, QueryKeyNorm},
 };
 
 pub fn read(config: &mut Config) -> Result<Architecture, ConfigError> {
     let mut spec = llama_like(config, Defaults { eps: 1e-5, ..Defaults::default() })?;
-    let bias = config.switch("attention_bias", false)?;
-    (spec.attention.input_bias, spec.attention.output_bias) = (bias, bias);
+    attention_bias(config, &mut spec, false)?;
     spec.placement = Placement::Post;
     spec.attention.query_key_norm = QueryKeyNorm::Whole(spec.norm);
     Ok(Architecture { spec, names: Names::default() })

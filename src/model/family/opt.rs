@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    Architecture, Config, ConfigError, Fused, Names,
+    Architecture, Config, ConfigError, Names,
     fields::{Defaults, decoder},
     spec::{LearnedPositions, NormKind, NormSpec},
 };
@@ -29,7 +29,6 @@ pub fn read(config: &mut Config) -> Result<Architecture, ConfigError> {
         prefix: config.prefix("embed_tokens.weight", &["model.decoder.", "decoder."]),
         before_attention: "self_attn_layer_norm",
         before_ffn: "final_layer_norm",
-        attention: Fused::Apart(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
         attention_output: "self_attn.out_proj",
         plain: "fc1",
         down: "fc2",

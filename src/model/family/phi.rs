@@ -1,8 +1,8 @@
 //! Phi 1 to 2 (arXiv 2306.11644, 2309.05463): attention and FFN side by side behind one layer norm, biases everywhere.
 
 use super::{
-    Architecture, Config, ConfigError, Fused, Names,
-    fields::{Defaults, decoder, rope},
+    Architecture, Config, ConfigError, Names,
+    fields::{Defaults, decoder, plain_ffn, rope, turn_all},
     spec::{NormKind, NormSpec, Placement, QueryKeyNorm},
 };
 
@@ -17,16 +17,11 @@ pub fn read(config: &mut Config) -> Result<Architecture, ConfigError> {
     if config.switch("qk_layernorm", false)? {
         spec.attention.query_key_norm = QueryKeyNorm::PerHead(spec.norm);
     }
-    spec.ropes = vec![rope(config, spec.attention.head_dim, defaults)?];
-    for layer in &mut spec.layers {
-        layer.rope = Some(0);
-    }
-    spec.feed_forward.gated = false;
-    spec.feed_forward.bias = true;
-    spec.feed_forward.activation = config.activation("hidden_act", "gelu_new")?;
+    let turned = rope(config, spec.attention.head_dim, defaults)?;
+    turn_all(&mut spec, turned);
+    plain_ffn(&mut spec, config.activation("hidden_act", "gelu_new")?);
     spec.head.bias = true;
     let names = Names {
-        attention: Fused::Apart(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
         attention_output: "self_attn.dense",
         query_norm: "self_attn.q_layernorm",
         key_norm: "self_attn.k_layernorm",

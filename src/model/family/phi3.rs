@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     Architecture, Config, ConfigError, Fused, Names,
-    fields::{Defaults, llama_like, slide},
+    fields::{Defaults, llama_like, slide_all},
 };
 
 pub fn read(config: &mut Config) -> Result<Architecture, ConfigError> {
@@ -19,8 +19,7 @@ pub fn read(config: &mut Config) -> Result<Architecture, ConfigError> {
         },
     )?;
     let window = config.size_or("sliding_window", None)?;
-    let all = vec![true; spec.ffn.layers];
-    slide(&mut spec, &all, window);
+    slide_all(&mut spec, window);
     for field in ["attention_bias", "mlp_bias", "lm_head_bias"] {
         config.only(field, &Value::Bool(false))?;
     }

@@ -2,15 +2,14 @@
 
 use super::{
     Architecture, Config, ConfigError, Names,
-    fields::{Defaults, late_windows, llama_like},
+    fields::{Defaults, attention_bias, late_windows, llama_like},
     spec::QueryKeyNorm,
 };
 
 pub fn read(config: &mut Config) -> Result<Architecture, ConfigError> {
     let defaults = Defaults { positions: 32_768, kv_heads: Some(32), head_dim: Some(128), ..Defaults::default() };
     let mut spec = llama_like(config, defaults)?;
-    let bias = config.switch("attention_bias", false)?;
-    (spec.attention.input_bias, spec.attention.output_bias) = (bias, bias);
+    attention_bias(config, &mut spec, false)?;
     spec.attention.query_key_norm = QueryKeyNorm::PerHead(spec.norm);
     late_windows(config, &mut spec)?;
     Ok(Architecture { spec, names: Names::default() })

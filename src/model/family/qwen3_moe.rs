@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{
     Architecture, Config, ConfigError, Names,
-    fields::{Defaults, experts, llama_like, slide},
+    fields::{Defaults, attention_bias, experts, llama_like, slide_all},
     spec::QueryKeyNorm,
 };
 
@@ -12,14 +12,12 @@ pub fn read(config: &mut Config) -> Result<Architecture, ConfigError> {
     config.alias(&[("num_experts", "num_local_experts")]);
     let defaults = Defaults { positions: 32_768, kv_heads: Some(4), ..Defaults::default() };
     let mut spec = llama_like(config, defaults)?;
-    let bias = config.switch("attention_bias", false)?;
-    (spec.attention.input_bias, spec.attention.output_bias) = (bias, bias);
+    attention_bias(config, &mut spec, false)?;
     spec.attention.query_key_norm = QueryKeyNorm::PerHead(spec.norm);
     let slides = config.switch("use_sliding_window", false)?;
     let window = config.size_or("sliding_window", 4096)?.filter(|_| slides);
     // In all layers: `max_window_layers` is not used here.
-    let all = vec![true; spec.ffn.layers];
-    slide(&mut spec, &all, window);
+    slide_all(&mut spec, window);
     config.inert(&["max_window_layers"]);
     spec.ffn.width = config.optional_size("moe_intermediate_size")?.unwrap_or(768);
     let count = config.optional_size("num_experts")?.unwrap_or(128);

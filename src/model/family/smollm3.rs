@@ -2,15 +2,14 @@
 
 use super::{
     Architecture, Config, ConfigError, Names,
-    fields::{Defaults, llama_like, slide, sliding_layers},
+    fields::{Defaults, attention_bias, llama_like, slide, sliding_layers},
 };
 
 pub fn read(config: &mut Config) -> Result<Architecture, ConfigError> {
     let defaults =
         Defaults { theta: 2_000_000.0, positions: 32_768, tied: true, kv_heads: Some(4), ..Defaults::default() };
     let mut spec = llama_like(config, defaults)?;
-    let bias = config.switch("attention_bias", false)?;
-    (spec.attention.input_bias, spec.attention.output_bias) = (bias, bias);
+    attention_bias(config, &mut spec, false)?;
     spec.feed_forward.bias = config.switch("mlp_bias", false)?;
     let layers = spec.ffn.layers;
     let interval = config.optional_size("no_rope_layer_interval")?.unwrap_or(4);
