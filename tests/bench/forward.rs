@@ -14,6 +14,10 @@ use neuroglot::{
     model::{Decoder, Observer, Path, Tally, Unobserved, family},
 };
 
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Parser)]
 struct Arguments {
     model: PathBuf,
