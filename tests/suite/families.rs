@@ -263,7 +263,7 @@ fn config<T: serde::de::DeserializeOwned>(value: Value) -> T {
 #[allow(clippy::type_complexity)]
 fn second_oracle() -> Vec<(&'static str, Value, Value, Theirs)> {
     use candle_transformers::models::{
-        gemma, gemma2, gemma3, mistral, mixtral, olmo2, phi, phi3, qwen2, qwen3, qwen3_moe,
+        gemma, gemma2, gemma3, mistral, mixtral, olmo2, phi, phi3, qwen2, qwen3, qwen3_moe, smol::smollm3,
     };
     let theta = || json!({"rope_theta": 10_000.0});
     vec![
@@ -303,6 +303,9 @@ fn second_oracle() -> Vec<(&'static str, Value, Value, Theirs)> {
         ),
         ("qwen3-moe", json!({}), json!({}), |c, vb, ids| {
             qwen3_moe::ModelForCausalLM::new(&config(c), vb)?.forward(ids, 0)
+        }),
+        ("smollm3", json!({}), json!({"tie_word_embeddings": true}), |c, vb, ids| {
+            smollm3::ModelForCausalLM::new(&config(c), vb)?.forward(ids, 0)
         }),
         ("olmo2", json!({}), json!({}), |c, vb, ids| olmo2::Model::new(&config(c), vb)?.forward(ids, 0)),
     ]
