@@ -2,6 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::atomic::Ordering,
     time::Instant,
 };
 
@@ -10,7 +11,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Outcome, Talk, usage};
+use super::{Outcome, STOP, Talk, usage};
 use crate::{
     checkpoint::Checkpoint,
     model::{self, Architecture, Decoder, ModelError, Tally, cost, family},
@@ -81,7 +82,12 @@ impl BenchArgs {
             )));
         }
         talk.say(format!("{name}: {batch} × {context} tokens, {} passes", rounds + 1));
+        let wanted = rounds;
         let rounds = rounds_of(&decoder, batch, context, rounds)?;
+        if rounds.len() < wanted {
+            talk.say("interrupted: a measurement has no half; the same command begins anew");
+            return Ok(Outcome::Interrupted);
+        }
         let (tokens, product) = (sorted(&rounds, |round| round.tokens), sorted(&rounds, |round| round.product));
         let flops_per_token = architecture.spec.flops(context).total();
         let shares = sorted(&rounds, |round| round.tokens * flops_per_token / round.product);
@@ -191,7 +197,7 @@ fn rounds_of(decoder: &Decoder, batch: usize, context: usize, rounds: usize) -> 
         anyhow::Ok(Round { product, tokens: (batch * context) as f64 / start.elapsed().as_secs_f64() })
     };
     round()?;
-    (0..rounds).map(|_| round()).collect()
+    (0..rounds).take_while(|_| !STOP.load(Ordering::Relaxed)).map(|_| round()).collect()
 }
 
 fn sorted(rounds: &[Round], figure: impl Fn(&Round) -> f64) -> Vec<f64> {

@@ -158,7 +158,7 @@ impl CustomOp3 for Causal<'_> {
         let query = slice(query, query_layout)?;
         let (key, value) = (slice(key, key_layout)?, slice(value, value_layout)?);
         let (row, kv_row) = (heads * dim, kv_heads * dim);
-        let mixed = filled(query.len(), |mixed| {
+        let fill = |mixed: &mut [MaybeUninit<f32>]| {
             let windows = mixed.chunks_mut(seq * row).enumerate();
             let mut blocks: Vec<_> = windows
                 .flat_map(|(window, out)| {
@@ -173,7 +173,10 @@ impl CustomOp3 for Causal<'_> {
                 let kv = window * seq * kv_row..(window + 1) * seq * kv_row;
                 sizes.block(i * QUERIES, query, &key[kv.clone()], &value[kv], out, scores);
             });
-        });
+        };
+        // SAFETY: the blocks are all of `mixed`, and a product writes each head of each query of its block.
+        #[allow(unsafe_code)]
+        let mixed = unsafe { filled(query.len(), fill) };
         Ok((CpuStorage::F32(mixed), query_layout.shape().clone()))
     }
 }
@@ -200,7 +203,9 @@ impl Sizes<'_> {
             let (q, kv) = (head * dim, oldest * kv_row + head / (heads / kv_heads) * dim);
             let at = |offset, rows, columns| Matrix { offset, rows, columns };
             // [queries, keys] = query [queries, dim] · key [keys, dim]ᵀ
-            let to = (overwritten(scores), at(0, keys, 1));
+            // SAFETY: a product writes numbers.
+            #[allow(unsafe_code)]
+            let to = (unsafe { overwritten(scores) }, at(0, keys, 1));
             multiply([queries, keys, dim], to, (query, at(q, row, 1)), (key, at(kv, 1, kv_row)));
             for (i, scores) in scores.chunks_exact_mut(keys).enumerate() {
                 let position = first + i;

@@ -138,7 +138,10 @@ impl Panels {
             .into_par_iter()
             .map(|(panel, column)| {
                 let width = panel.len() / self.inner;
-                (column, width, filled(tokens * width, |y| self.multiply(panel, x, y, 0, width)))
+                // SAFETY: the product has `tokens` rows of `width` values.
+                #[allow(unsafe_code)]
+                let product = unsafe { filled(tokens * width, |y| self.multiply(panel, x, y, 0, width)) };
+                (column, width, product)
             })
             .collect();
         for (row, y) in y.chunks_exact_mut(self.out).enumerate() {
@@ -163,7 +166,9 @@ impl CustomOp1 for Panels {
         }
         let x = slice(x, layout)?;
         let few = tokens < 64 * rayon::current_num_threads();
-        let y = filled(tokens * self.out, |y| if few { self.by_panels(x, y) } else { self.by_tokens(x, y) });
+        // SAFETY: the panels are all columns of `y`, and both ways go through all panels and all tokens.
+        #[allow(unsafe_code)]
+        let y = unsafe { filled(tokens * self.out, |y| if few { self.by_panels(x, y) } else { self.by_tokens(x, y) }) };
         Ok((CpuStorage::F32(y), Shape::from((tokens, self.out))))
     }
 }

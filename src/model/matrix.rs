@@ -54,20 +54,26 @@ pub fn multiply(
     }
 }
 
-/// `len` values that `fill` writes, every one of them: zeroing them first costs as much as a tenth of a thin product.
+/// `len` values that `fill` writes: zeroing them first costs as much as a tenth of a thin product.
+///
+/// # Safety
+/// `fill` writes every one of them.
 #[allow(unsafe_code)]
-pub fn filled(len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+pub unsafe fn filled(len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
     let mut values = Vec::with_capacity(len);
     fill(&mut values.spare_capacity_mut()[..len]);
-    // SAFETY: the capacity is there, and the callers, all in this module's siblings, write every value.
+    // SAFETY: the capacity is there, and the caller promises that every value is written.
     unsafe { values.set_len(len) };
     values
 }
 
 /// Values that are there already, as a place to write others.
+///
+/// # Safety
+/// Nothing uninitialised is written there.
 #[allow(unsafe_code)]
-pub fn overwritten(values: &mut [f32]) -> &mut [MaybeUninit<f32>] {
-    // SAFETY: the same size and alignment, and nobody in this crate writes anything uninitialised.
+pub unsafe fn overwritten(values: &mut [f32]) -> &mut [MaybeUninit<f32>] {
+    // SAFETY: the same size and alignment, and the caller promises to leave initialised values.
     unsafe { &mut *(std::ptr::from_mut(values) as *mut [MaybeUninit<f32>]) }
 }
 

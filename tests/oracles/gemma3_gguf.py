@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""What sentencepiece and transformers make of the Gemma 3 270M that get_gemma3.sh fetches: ids of sentences, and one forward pass.
+"""What sentencepiece and transformers make of the Gemma 3 270M that get_gemma3.sh fetches: ids of sentences.
 
 usage: gemma3_gguf.py GGUF_FILE TEXT_DIR OUT.json
 
 TEXT_DIR has one text file per language (atlas/demo/sentences); every line of it is one text. OUT.json has, per language, the
 number of ids and the SHA-256 of all of them as little-endian u32. The ids are sentencepiece's, with a model of the file's tokens,
-scores and types; transformers' are compared to them, and what differs is printed. `forward` has 128 ids of some languages, and
-the mean next-token negative log-likelihood and the active neurons per layer that transformers gives for them in f32.
+scores and types; transformers' are compared to them, and what differs is printed.
+What a forward pass gives is gemma3.py's.
 """
 import hashlib
 import json
@@ -16,15 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import sentencepiece
-import torch
 from gguf import GGUFReader
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
-
-from demo_logits import NEAR_ZERO, mean_nll, watch_gates
+from transformers import AutoTokenizer
 
 USER_DEFINED = 4
-FORWARD = ["amh_Ethi", "fra_Latn", "jpn_Jpan", "mlt_Latn", "tam_Taml"]
 
 
 def field(number, wire, payload):
@@ -53,8 +48,6 @@ def processor(fields):
 
 
 def main(file, texts, out):
-    torch.set_grad_enabled(False)
-    torch.set_num_threads(2)
     spm = processor(GGUFReader(file).fields)
     theirs = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     ids, differ, count = {}, 0, 0
@@ -72,23 +65,7 @@ def main(file, texts, out):
     print(f"{count} texts, {sum(row['ids'] for row in ids.values())} ids, {differ} texts differ between transformers and sentencepiece")
     if out is None:
         return
-    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
-    weights = load_gguf_checkpoint(file, return_tensors=True, model_to_load=model)["tensors"]
-    missing = model.load_state_dict(weights, strict=False)
-    assert not missing.unexpected_keys and missing.missing_keys in ([], ["lm_head.weight"]), missing
-    gates, activations = watch_gates(model)
-    forward = {}
-    for language in FORWARD:
-        row = spm.encode((texts / f"{language}.txt").read_text())[:128]
-        gates.clear()
-        activations.clear()
-        logits = model(torch.tensor([row]), use_cache=False).logits
-        active = (torch.stack(activations) > 0).sum((1, 2)).tolist()
-        near_zero = (torch.stack(gates).abs() < NEAR_ZERO).sum((1, 2)).tolist()
-        forward[language] = dict(ids=row, nll=mean_nll(logits, torch.tensor([row])).item(), active=active, near_zero=near_zero)
-        print(language, forward[language]["nll"], active[:3], near_zero)
-    out.write_text(json.dumps(dict(tokens=ids, forward=forward), separators=(",", ":")) + "\n")
+    out.write_text(json.dumps(dict(tokens=ids), separators=(",", ":")) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,7 @@ use serde_json::Value;
 
 use super::{
     Architecture, Config, ConfigError, Fused, Names,
-    fields::{Defaults, decoder, plain_ffn},
-    spec::{NormKind, NormSpec},
+    fields::{Defaults, decoder, layer_norms_and_biases, plain_ffn, width_or_fourfold},
 };
 use crate::model::Activation;
 
@@ -17,15 +16,11 @@ pub fn read(config: &mut Config) -> Result<Architecture, ConfigError> {
         ("max_position_embeddings", "seq_length"),
         ("intermediate_size", "n_inner"),
     ]);
-    let width = match config.optional_size("intermediate_size")? {
-        Some(width) => width,
-        None => 4 * config.size("hidden_size")?,
-    };
+    let width = width_or_fourfold(config)?;
     let mut spec = decoder(config, width, Defaults { tied: true, ..Defaults::default() })?;
     let eps = config.number("layer_norm_epsilon", 1e-5)?;
-    spec.norm = NormSpec { kind: NormKind::Layer, bias: true, eps };
+    layer_norms_and_biases(&mut spec, eps);
     spec.embedding.norm = true;
-    (spec.attention.input_bias, spec.attention.output_bias) = (true, true);
     spec.attention.alibi = true;
     plain_ffn(&mut spec, Activation::GeluTanh);
     config.only("apply_residual_connection_post_layernorm", &Value::Bool(false))?;

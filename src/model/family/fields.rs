@@ -274,6 +274,20 @@ pub fn attention_bias(config: &mut Config, spec: &mut DecoderSpec, default: bool
     Ok(())
 }
 
+/// The width of the FFN, which old configs leave out where it is four times the model's.
+pub fn width_or_fourfold(config: &mut Config) -> Result<usize> {
+    match config.optional_size("intermediate_size")? {
+        Some(width) => Ok(width),
+        None => Ok(4 * config.size("hidden_size")?),
+    }
+}
+
+/// Layer norms with biases, and biases on all four projections around attention.
+pub fn layer_norms_and_biases(spec: &mut DecoderSpec, eps: f64) {
+    spec.norm = NormSpec { kind: NormKind::Layer, bias: true, eps };
+    (spec.attention.input_bias, spec.attention.output_bias) = (true, true);
+}
+
 /// An FFN without gate, with biases.
 pub fn plain_ffn(spec: &mut DecoderSpec, activation: Activation) {
     spec.feed_forward = FeedForwardSpec { activation, gated: false, bias: true, routing: None };

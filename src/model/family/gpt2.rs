@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::{
     Architecture, Config, ConfigError, Fused, Names,
-    fields::{Defaults, decoder, plain_ffn},
-    spec::{LearnedPositions, NormKind, NormSpec},
+    fields::{Defaults, decoder, layer_norms_and_biases, plain_ffn, width_or_fourfold},
+    spec::LearnedPositions,
 };
 
 pub fn read(config: &mut Config) -> Result<Architecture, ConfigError> {
@@ -16,15 +16,11 @@ pub fn read(config: &mut Config) -> Result<Architecture, ConfigError> {
         ("max_position_embeddings", "n_positions"),
         ("intermediate_size", "n_inner"),
     ]);
-    let width = match config.optional_size("intermediate_size")? {
-        Some(width) => width,
-        None => 4 * config.size("hidden_size")?,
-    };
+    let width = width_or_fourfold(config)?;
     let mut spec = decoder(config, width, Defaults { positions: 1024, tied: true, ..Defaults::default() })?;
     let eps = config.number("layer_norm_epsilon", 1e-5)?;
-    spec.norm = NormSpec { kind: NormKind::Layer, bias: true, eps };
+    layer_norms_and_biases(&mut spec, eps);
     spec.embedding.learned_positions = Some(LearnedPositions { rows: spec.positions, offset: 0 });
-    (spec.attention.input_bias, spec.attention.output_bias) = (true, true);
     let scaled = config.switch("scale_attn_weights", true)?;
     let by_layer = config.switch("scale_attn_by_inverse_layer_idx", false)?;
     for (i, layer) in spec.layers.iter_mut().enumerate() {

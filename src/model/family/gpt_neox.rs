@@ -2,8 +2,8 @@
 
 use super::{
     Architecture, Config, ConfigError, Fused, Names,
-    fields::{Defaults, attention_bias, decoder, plain_ffn, rope, turn_all},
-    spec::{NormKind, NormSpec, Placement},
+    fields::{Defaults, attention_bias, decoder, layer_norms_and_biases, plain_ffn, rope, turn_all},
+    spec::Placement,
 };
 
 pub fn read(config: &mut Config) -> Result<Architecture, ConfigError> {
@@ -12,7 +12,7 @@ pub fn read(config: &mut Config) -> Result<Architecture, ConfigError> {
     let width = config.size("intermediate_size")?;
     let mut spec = decoder(config, width, defaults)?;
     let eps = config.number("layer_norm_eps", defaults.eps)?;
-    spec.norm = NormSpec { kind: NormKind::Layer, bias: true, eps };
+    layer_norms_and_biases(&mut spec, eps);
     let parallel = config.switch("use_parallel_residual", true)?;
     spec.placement = if parallel { Placement::Parallel } else { Placement::Pre };
     attention_bias(config, &mut spec, true)?;

@@ -4,14 +4,14 @@ use serde_json::{Value, json};
 
 use super::{
     Architecture, Config, ConfigError, Names,
-    fields::{Defaults, decoder},
-    spec::{LearnedPositions, NormKind, NormSpec},
+    fields::{Defaults, decoder, layer_norms_and_biases},
+    spec::LearnedPositions,
 };
 
 pub fn read(config: &mut Config) -> Result<Architecture, ConfigError> {
     let width = config.size("ffn_dim")?;
     let mut spec = decoder(config, width, Defaults { tied: true, ..Defaults::default() })?;
-    spec.norm = NormSpec { kind: NormKind::Layer, bias: true, eps: 1e-5 };
+    layer_norms_and_biases(&mut spec, 1e-5);
     // The first two rows were for padding.
     spec.embedding.learned_positions = Some(LearnedPositions { rows: spec.positions + 2, offset: 2 });
     let bias = config.switch("enable_bias", true)?;

@@ -2,8 +2,8 @@
 
 use super::{
     Architecture, Config, ConfigError, Names,
-    fields::{Defaults, decoder, plain_ffn, rope, turn_all},
-    spec::{NormKind, NormSpec, Placement, QueryKeyNorm},
+    fields::{Defaults, decoder, layer_norms_and_biases, plain_ffn, rope, turn_all},
+    spec::{Placement, QueryKeyNorm},
 };
 
 pub fn read(config: &mut Config) -> Result<Architecture, ConfigError> {
@@ -11,9 +11,8 @@ pub fn read(config: &mut Config) -> Result<Architecture, ConfigError> {
     let width = config.size("intermediate_size")?;
     let mut spec = decoder(config, width, defaults)?;
     let eps = config.number("layer_norm_eps", defaults.eps)?;
-    spec.norm = NormSpec { kind: NormKind::Layer, bias: true, eps };
+    layer_norms_and_biases(&mut spec, eps);
     spec.placement = Placement::ParallelShared;
-    (spec.attention.input_bias, spec.attention.output_bias) = (true, true);
     if config.switch("qk_layernorm", false)? {
         spec.attention.query_key_norm = QueryKeyNorm::PerHead(spec.norm);
     }
