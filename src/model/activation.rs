@@ -59,14 +59,15 @@ impl Activation {
 }
 
 /// The activations of a FFN without an up projection; what the observer wants to see is seen in the same pass.
-pub fn plain(gate: Tensor, act: Activation, layer: usize, observer: &mut dyn Observer) -> Result<Tensor> {
+pub fn plain(mut gate: Tensor, act: Activation, layer: usize, observer: &mut dyn Observer) -> Result<Tensor> {
     if !on_cpu(&gate) {
         observe(&gate, act, layer, observer)?;
         return act.forward(&gate);
     }
-    let tally = observer.tally();
-    if tally.is_none() {
+    if observer.tally().is_none() {
         observer.gate(layer, &gate)?;
+        // The observer may have kept it.
+        gate = gate.copy()?;
     }
     let tally = observer.tally();
     gate.inplace_op1(&PlainOp { act, layer, tally: RefCell::new(tally) })?;

@@ -9,7 +9,7 @@ use candle_core::{DType, Device, IndexOp, Tensor, Var};
 use candle_nn::VarBuilder;
 use neuroglot::{
     checkpoint::Checkpoint,
-    model::{Architecture, Decoder, Path, Tally, Unobserved, family, family::Fused},
+    model::{Architecture, Decoder, Observer, Path, Tally, Unobserved, family, family::Fused},
     neuron::NeuronId,
 };
 use serde_json::{Value, json};
@@ -371,6 +371,46 @@ fn a_field_that_nobody_knows_is_refused_in_every_family() {
             Err(said) if said.contains("surprise_factor") => Ok(()),
             other => Err(format!("{other:?}")),
         }
+    });
+}
+
+/// Keeps every gate as it was given, and a copy of its values at that time.
+#[derive(Default)]
+struct Keeper {
+    kept: Vec<Tensor>,
+    copied: Vec<Tensor>,
+}
+
+impl Keeper {
+    fn keep(&mut self, gate: &Tensor) -> candle_core::Result<()> {
+        self.kept.push(gate.clone());
+        self.copied.push(gate.copy()?);
+        Ok(())
+    }
+}
+
+impl Observer for Keeper {
+    fn gate(&mut self, _: usize, gate: &Tensor) -> candle_core::Result<()> {
+        self.keep(gate)
+    }
+
+    fn expert(&mut self, _: usize, _: usize, _: &[u32], gate: &Tensor) -> candle_core::Result<()> {
+        self.keep(gate)
+    }
+}
+
+#[test]
+fn a_gate_that_an_observer_keeps_stays_what_it_was() {
+    walk(|folder| {
+        let decoder = load(folder, Path::Inference)?;
+        let ids = ids(&fixture(&folder.join("reference.safetensors"))["input_ids"]);
+        let mut keeper = Keeper::default();
+        decoder.logits(&ids, &mut keeper).unwrap();
+        assert!(keeper.kept.len() >= decoder.spec().ffn.layers);
+        for (kept, copied) in keeper.kept.iter().zip(&keeper.copied) {
+            near("gates", kept, copied, f32::MIN_POSITIVE)?;
+        }
+        Ok(())
     });
 }
 
