@@ -38,6 +38,8 @@ struct Place {
 
 /// Values that one task reads and converts.
 const CHUNK: usize = 1 << 20;
+/// Values that are read at once, so that what is read takes no room to speak of.
+const PIECE: usize = 1 << 14;
 
 /// A safetensors header is JSON of a few hundred bytes a tensor; the format's own readers refuse more than this.
 const LONGEST_HEADER: u64 = 100_000_000;
@@ -114,15 +116,18 @@ impl Place {
         let Some(width) = width(&self.dtype) else { candle_core::bail!("{} is no float format", self.dtype) };
         let mut values = vec![T::zero(); self.shape.iter().product()];
         values.par_chunks_mut(CHUNK).enumerate().try_for_each(|(i, values)| {
-            let mut bytes = vec![0; values.len() * width];
             let mut file = File::open(&self.file)?;
             file.seek(SeekFrom::Start(self.start + (i * CHUNK * width) as u64))?;
-            file.read_exact(&mut bytes)?;
-            let pairs = values.iter_mut().zip(bytes.chunks_exact(width));
-            match self.dtype.as_str() {
-                "F32" => pairs.for_each(|(to, b)| *to = convert(f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
-                "F16" => pairs.for_each(|(to, b)| *to = convert(f16::from_le_bytes([b[0], b[1]]).to_f32())),
-                _ => pairs.for_each(|(to, b)| *to = convert(bf16::from_le_bytes([b[0], b[1]]).to_f32())),
+            let mut bytes = vec![0; values.len().min(PIECE) * width];
+            for values in values.chunks_mut(PIECE) {
+                let bytes = &mut bytes[..values.len() * width];
+                file.read_exact(bytes)?;
+                let pairs = values.iter_mut().zip(bytes.chunks_exact(width));
+                match self.dtype.as_str() {
+                    "F32" => pairs.for_each(|(to, b)| *to = convert(f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
+                    "F16" => pairs.for_each(|(to, b)| *to = convert(f16::from_le_bytes([b[0], b[1]]).to_f32())),
+                    _ => pairs.for_each(|(to, b)| *to = convert(bf16::from_le_bytes([b[0], b[1]]).to_f32())),
+                }
             }
             std::io::Result::Ok(())
         })?;
