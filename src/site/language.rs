@@ -330,7 +330,7 @@ impl<'a> Subject<'a> {
             "layer": row.layer,
             "index": row.neuron,
             "rank": row.rank,
-            "rank_text": words::thousands(u64::from(row.rank) + 1),
+            "rank_text": row.rank.map_or_else(|| "–".to_owned(), |rank| words::thousands(u64::from(rank) + 1)),
             "probability": row.probability.unwrap_or(0.0),
             "probability_text": decimals(row.probability, 3),
             "entropy_text": decimals(row.entropy, 2),
@@ -536,7 +536,8 @@ impl<'a> Subject<'a> {
         let none = || "–".to_owned();
         let mut rows = vec![("Model", view.model.id.clone())];
         rows.extend(view.model.revision.clone().map(|revision| ("Revision", revision)));
-        rows.push(("Weights", view.model.weights_sha256.trim_matches(['{', '}']).replace('"', "")));
+        let weights = view.model.weights_sha256.as_ref();
+        rows.push(("Weights", weights.map_or_else(none, |hashes| hashes.trim_matches(['{', '}']).replace('"', ""))));
         if let Some(run) = view.profile {
             rows.push(("Text", run.corpus.clone().unwrap_or_else(none)));
             rows.push(("Split", run.split.clone().unwrap_or_else(none)));
@@ -558,10 +559,12 @@ impl<'a> Subject<'a> {
             rows.push(("Profile run", run.run.clone()));
         }
         let parameters = &view.parameters;
-        rows.push(("Method", format!("{}, {} arithmetic", view.method, parameters.arithmetic)));
+        let arithmetic = parameters.arithmetic.as_ref().map(|kind| format!(", {kind} arithmetic"));
+        rows.push(("Method", format!("{}{}", view.method, arithmetic.unwrap_or_default())));
+        rows.extend(view.identify.origin.clone().map(|origin| ("Imported from", origin)));
         rows.push(("Top rate", parameters.top_rates.iter().map(f64::to_string).collect::<Vec<_>>().join(", ")));
-        rows.push(("Filter rate", parameters.filter_rate.to_string()));
-        rows.push(("Activation bar", parameters.activation_bar.to_string()));
+        rows.push(("Filter rate", parameters.filter_rate.map_or_else(none, |rate| rate.to_string())));
+        rows.push(("Activation bar", parameters.activation_bar.map_or_else(none, |rate| rate.to_string())));
         rows.push(("Languages compared", parameters.languages.len().to_string()));
         rows.push(("Identification run", view.identify.run.clone()));
         if let Some(coverage) = view.coverage(self.language.code) {

@@ -13,8 +13,8 @@ pub fn page(site: &Site, view: &View) -> Page {
     let own = json!({ "method": {
         "neurons_text": words::thousands(view.model.shape().neurons() as u64),
         "languages_text": view.languages.len().to_string(),
-        "filter_rate_text": parameters.filter_rate.to_string(),
-        "activation_bar_text": parameters.activation_bar.to_string(),
+        "filter_rate_text": parameters.filter_rate.map_or_else(|| "–".to_owned(), |rate| rate.to_string()),
+        "activation_bar_text": parameters.activation_bar.map_or_else(|| "–".to_owned(), |rate| rate.to_string()),
         "rates_text": words::list(&rates),
         "filter_bar_text": bar(result.filter_bar),
         "activation_bar_value_text": bar(result.activation_bar),

@@ -14,6 +14,7 @@ mod harness;
 mod identify;
 mod identify_laws;
 mod identify_parity;
+mod import;
 mod language;
 mod model;
 mod modules;

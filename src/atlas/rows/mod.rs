@@ -8,13 +8,14 @@ mod overlap;
 mod runs;
 mod stability;
 
+pub(super) use self::runs::IMPORT;
 pub use self::{
     coverage::CoverageRow,
     languages::LanguageRow,
     models::ModelRow,
     neurons::NeuronRow,
     overlap::OverlapRow,
-    runs::{IdentifyParameters, IdentifyResult, RateResult, RunRow},
+    runs::{IdentifyParameters, IdentifyResult, Origin, RateResult, RunRow},
     stability::StabilityRow,
 };
 use super::table::{Columns, Table, floats32};
