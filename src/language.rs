@@ -162,7 +162,9 @@ pub enum LanguageError {
         candidates: Vec<String>,
     },
     /// A list whose order means something names a language twice.
-    #[error("{code} stands twice in the list of languages, and each place of it means another list of neurons; name each once")]
+    #[error(
+        "{code} stands twice in the list of languages, and each place of it means another list of neurons; name each once"
+    )]
     Repeated {
         /// The language.
         code: LanguageCode,

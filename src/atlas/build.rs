@@ -8,9 +8,7 @@ use std::{
 use super::{
     Atlas, AtlasError, CoverageRow, FileEntry, IdentifyParameters, IdentifyResult, LanguageRow, Manifest, Mask,
     MaskFormat, MaskSet, MethodTables, ModelRow, NeuronRow, OverlapRow, RateResult, RunRow, StabilityRow, card::card,
-    import::UNKNOWN_LICENCE,
-    model_folder, neuron_set,
-    rows::IMPORT,
+    import::UNKNOWN_LICENCE, model_folder, neuron_set, rows::IMPORT,
 };
 use crate::{
     identify::{Class, Overlap, SelectedNeuron, Selection, Stability, class},
@@ -531,8 +529,7 @@ impl Common {
         let kept: BTreeSet<&String> = runs.values().map(|run| &run.run).collect();
         coverage.retain(|(run, _), _| kept.contains(run));
         let imported = runs.values().filter(|run| run.kind == IMPORT).filter_map(RunRow::compared).flatten();
-        let codes: BTreeSet<LanguageCode> =
-            coverage.keys().map(|(_, language)| *language).chain(imported).collect();
+        let codes: BTreeSet<LanguageCode> = coverage.keys().map(|(_, language)| *language).chain(imported).collect();
         let languages = codes.iter().filter_map(|&code| Registry::builtin().get(code)).map(LanguageRow::from).collect();
         Self {
             models: models.into_values().collect(),

@@ -144,7 +144,9 @@ impl Chosen<'_> {
         let (run, _, _) = self.atlas.identification(self.model, self.method)?;
         let (_, rate) = match languages.first() {
             Some(&language) => self.atlas.set(self.model, self.method, language, self.top_rate)?,
-            None => return Err(AtlasError::broken(self.atlas.path(), format!("run {} compared no languages", run.run))),
+            None => {
+                return Err(AtlasError::broken(self.atlas.path(), format!("run {} compared no languages", run.run)));
+            }
         };
         Ok(Side {
             atlas: self.atlas.path().to_owned(),

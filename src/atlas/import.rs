@@ -53,8 +53,7 @@ impl Import {
         source: Option<String>,
     ) -> Result<Self, AtlasError> {
         let wrong = |source| AtlasError::Pth { path: path.to_owned(), source };
-        let sets =
-            MaskFile::open(path).and_then(|mut file| file.sets(model.shape(), &languages)).map_err(wrong)?;
+        let sets = MaskFile::open(path).and_then(|mut file| file.sets(model.shape(), &languages)).map_err(wrong)?;
         let unreadable = |error: std::io::Error| AtlasError::broken(path, format!("cannot be read: {error}"));
         let origin = Origin {
             file: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),

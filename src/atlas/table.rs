@@ -4,8 +4,8 @@ use std::{fs::File, io::Write, path::Path, sync::Arc};
 
 use arrow::{
     array::{
-        Array, ArrayRef, AsArray, Float32Array, Float64Array, Int16Array, Int32Array, Int64Array, ListArray, RecordBatch,
-        StringArray,
+        Array, ArrayRef, AsArray, Float32Array, Float64Array, Int16Array, Int32Array, Int64Array, ListArray,
+        RecordBatch, StringArray,
     },
     compute::{cast, concat_batches},
     datatypes::{DataType, Field, Float64Type, Int64Type, Schema},

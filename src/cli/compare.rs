@@ -61,7 +61,9 @@ impl CompareArgs {
         let languages = self.languages.as_deref().map(|list| Registry::builtin().resolve_order(list, &known));
         let languages = languages.transpose().map_err(usage)?;
         if one && languages.as_ref().is_some_and(|languages| languages.len() < 2) {
-            return Err(usage(anyhow::anyhow!("--languages names one language; name two of one atlas, or give two atlases")));
+            return Err(usage(anyhow::anyhow!(
+                "--languages names one language; name two of one atlas, or give two atlases"
+            )));
         }
         let comparison = compare(&a, (!one).then_some(&b), languages.as_deref())?;
         talk.result(&comparison, || self.text(&comparison))?;
@@ -116,7 +118,10 @@ fn side(side: &Side) -> String {
 }
 
 fn heading(first: &str) -> String {
-    format!("{first:<19} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8}", "in A", "in B", "shared", "by chance", "Jaccard", "overlap")
+    format!(
+        "{first:<19} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8}",
+        "in A", "in B", "shared", "by chance", "Jaccard", "overlap"
+    )
 }
 
 fn row(first: &str, shared: &Shared) -> String {

@@ -61,7 +61,9 @@ pub struct ImportArgs {
 
 fn model_help() -> String {
     let known = bench::shape_names();
-    format!("The model that the masks are of: a folder with config.json (weights are not needed), a GGUF file, or one of {known}")
+    format!(
+        "The model that the masks are of: a folder with config.json (weights are not needed), a GGUF file, or one of {known}"
+    )
 }
 
 /// A method names a file.
@@ -99,7 +101,9 @@ impl ImportArgs {
             let end = format!("{} languages of {} in {}", masks.languages.len(), masks.model.id, self.out.display());
             rows.chain([end]).collect::<Vec<_>>().join("\n")
         })?;
-        talk.say("a mask says which neurons, and nothing of how often they fire: probabilities are unknown in this atlas");
+        talk.say(
+            "a mask says which neurons, and nothing of how often they fire: probabilities are unknown in this atlas",
+        );
         Ok(Outcome::Done)
     }
 

@@ -95,7 +95,9 @@ impl MaskArgs {
 /// `Maltese (mlt_Latn)`, or how many languages there are.
 fn names(languages: &[LanguageCode]) -> String {
     match languages {
-        [code] => Registry::builtin().get(*code).map_or_else(|| code.to_string(), |known| format!("{} ({code})", known.name)),
+        [code] => {
+            Registry::builtin().get(*code).map_or_else(|| code.to_string(), |known| format!("{} ({code})", known.name))
+        }
         many => format!("{} languages", many.len()),
     }
 }

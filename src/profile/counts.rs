@@ -370,7 +370,10 @@ fn check_rows(path: &Path, builder: &ParquetRecordBatchReaderBuilder<File>) -> R
         (Some(rows), Some(declared)) if rows == declared && rows <= bytes * ROWS_A_BYTE + FEW_ROWS => Ok(()),
         _ => {
             let rows = builder.metadata().file_metadata().num_rows();
-            Err(broken(path, format!("declares {rows} rows, which {bytes} bytes cannot hold; download or make it again")))
+            Err(broken(
+                path,
+                format!("declares {rows} rows, which {bytes} bytes cannot hold; download or make it again"),
+            ))
         }
     }
 }

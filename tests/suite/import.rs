@@ -77,7 +77,12 @@ fn every_layout_of_torch_is_read_and_gives_the_same_lists() {
         import(&sandbox).done();
         let masks = json_mask(&sandbox, "atlas --language all");
         let wanted = lists();
-        assert_eq!(masks, json!({ "cym_Latn": wanted[0], "mlt_Latn": wanted[1], "fra_Latn": wanted[2] }), "{}", file.display());
+        assert_eq!(
+            masks,
+            json!({ "cym_Latn": wanted[0], "mlt_Latn": wanted[1], "fra_Latn": wanted[2] }),
+            "{}",
+            file.display()
+        );
         sandbox.run("verify atlas").done();
     }
 }
@@ -109,7 +114,9 @@ fn another_number_of_languages_is_refused_with_both_numbers() {
 #[test]
 fn another_model_is_refused_with_both_shapes() {
     let sandbox = with(&any());
-    let said = |model: &str| sandbox.run(&format!("import masks.pth --model {model} --languages {LANGUAGES} --out atlas")).text();
+    let said = |model: &str| {
+        sandbox.run(&format!("import masks.pth --model {model} --languages {LANGUAGES} --out atlas")).text()
+    };
     assert_snapshot!(said("smollm2-135m"), @"");
     assert_snapshot!(said("gpt-5"), @"");
     sandbox.config("intermediate_size", 47);
@@ -125,7 +132,8 @@ fn another_model_is_refused_with_both_shapes() {
 fn an_imported_atlas_says_where_it_comes_from_and_leaves_open_what_a_mask_does_not_say() {
     let sandbox = with(&any());
     let options = "--origin https://example.org/masks --top-rate 0.1 --model-id owner/tiny";
-    let said = sandbox.run(&format!("import masks.pth --model model --languages {LANGUAGES} --out atlas {options}")).done();
+    let said =
+        sandbox.run(&format!("import masks.pth --model model --languages {LANGUAGES} --out atlas {options}")).done();
     assert_snapshot!(said.text(), @"");
     let atlas = Atlas::open(&sandbox.path("atlas")).unwrap();
     let model = atlas.model(None).unwrap();
@@ -149,8 +157,13 @@ fn an_imported_atlas_says_where_it_comes_from_and_leaves_open_what_a_mask_does_n
         // Two of three languages are at least half of them.
         assert_eq!(row.class.as_deref(), Some(if shared { "general" } else { "exclusive" }));
     }
-    let sizes: Vec<(String, usize)> = tables.stability.iter().map(|row| (row.language.to_string(), row.neurons)).collect();
-    assert_eq!(sizes, [("cym_Latn".into(), 5), ("fra_Latn".into(), 8), ("mlt_Latn".into(), 0)], "an empty language is a row");
+    let sizes: Vec<(String, usize)> =
+        tables.stability.iter().map(|row| (row.language.to_string(), row.neurons)).collect();
+    assert_eq!(
+        sizes,
+        [("cym_Latn".into(), 5), ("fra_Latn".into(), 8), ("mlt_Latn".into(), 0)],
+        "an empty language is a row"
+    );
     let shared: Vec<_> = tables.overlap.iter().map(|row| (row.shared, row.jaccard, row.cosine)).collect();
     assert_eq!(shared, [(2, Some(2.0 / 11.0), None), (0, Some(0.0), None), (0, Some(0.0), None)]);
     assert_eq!(atlas.manifest.licence, "unknown");
@@ -226,7 +239,8 @@ fn an_import_joins_an_atlas_and_gives_way_to_an_identification_of_the_same_name(
     assert_eq!(sandbox.read("atlas/data/models.parquet"), before, "what a profile knows of the model stays");
     let methods = |sandbox: &Sandbox| {
         let atlas = Atlas::open(&sandbox.path("atlas")).unwrap();
-        let kinds: Vec<_> = atlas.runs.iter().map(|run| format!("{} {}", run.kind, run.method.clone().unwrap_or_default())).collect();
+        let kinds: Vec<_> =
+            atlas.runs.iter().map(|run| format!("{} {}", run.kind, run.method.clone().unwrap_or_default())).collect();
         (atlas.manifest.licence, kinds)
     };
     let kinds = ["identify lape", "import published", "profile "].map(str::to_owned).to_vec();
@@ -306,14 +320,16 @@ const TABLE: [(&str, usize, usize); 12] = [
 #[ignore = "needs the published masks: set NEUROGLOT_SHARED"]
 fn published_masks_are_imported_neuron_by_neuron() {
     let shared = PathBuf::from(std::env::var("NEUROGLOT_SHARED").expect("NEUROGLOT_SHARED names a folder"));
-    let counts: Value = serde_json::from_slice(&fs::read(shared.join("reference/peer-mask-counts.json")).unwrap()).unwrap();
+    let counts: Value =
+        serde_json::from_slice(&fs::read(shared.join("reference/peer-mask-counts.json")).unwrap()).unwrap();
     let python = readers::python("torch").expect("this proof needs torch");
     let sandbox = Sandbox::empty();
     for (at, (file, model, languages, union)) in PEERS.into_iter().enumerate() {
         let published = shared.join("peer-masks").join(file);
         let out = format!("atlas-{at}");
         sandbox.write(file, fs::read(&published).unwrap());
-        let said = sandbox.run(&format!("import {file} --model {model} --languages {languages} --out {out} --json")).done();
+        let said =
+            sandbox.run(&format!("import {file} --model {model} --languages {languages} --out {out} --json")).done();
         let said: Value = serde_json::from_str(&said.stdout).unwrap();
         let wanted = &counts[file];
         assert_eq!(said["origin"]["sha256"], wanted["sha256"], "{file}");
@@ -365,7 +381,12 @@ fn published_masks_are_imported_neuron_by_neuron() {
     let said = sandbox.run("compare atlas-0 --json").done();
     let compared: Value = serde_json::from_str(&said.stdout).unwrap();
     let mut pairs: Vec<(f64, String)> = (compared["pairs"].as_array().unwrap().iter())
-        .map(|pair| (pair["jaccard"].as_f64().unwrap(), format!("{}–{}", pair["language_a"].as_str().unwrap(), pair["language_b"].as_str().unwrap())))
+        .map(|pair| {
+            (
+                pair["jaccard"].as_f64().unwrap(),
+                format!("{}–{}", pair["language_a"].as_str().unwrap(), pair["language_b"].as_str().unwrap()),
+            )
+        })
         .collect();
     assert_eq!(pairs.len(), 66);
     pairs.sort_by(|a, b| b.0.total_cmp(&a.0));
@@ -373,6 +394,7 @@ fn published_masks_are_imported_neuron_by_neuron() {
     assert_eq!(highest, ["mkd_Cyrl–slv_Latn 0.24", "lvs_Latn–lit_Latn 0.23", "slv_Latn–slk_Latn 0.22"]);
 
     // Six lists are not the seven languages of the paper.
-    let said = sandbox.run("import Mistral-7B.neuron.pth --model mistral-7b --languages en,zho_Hans,fr,es,vi,id,ja --out refused");
+    let said = sandbox
+        .run("import Mistral-7B.neuron.pth --model mistral-7b --languages en,zho_Hans,fr,es,vi,id,ja --out refused");
     assert!(said.code == 1 && said.stderr.contains("lists of 6 languages, but --languages names 7"), "{}", said.text());
 }

@@ -373,7 +373,9 @@ impl<'a> Machine<'a> {
     fn protocol(&mut self) -> Step<()> {
         match self.byte()? {
             2..=5 if self.at == 2 => Ok(()),
-            version => Err(self.unexpected(format!("protocol {version}"), "one protocol from 2 to 5, at the beginning")),
+            version => {
+                Err(self.unexpected(format!("protocol {version}"), "one protocol from 2 to 5, at the beginning"))
+            }
         }
     }
 
@@ -524,7 +526,8 @@ impl<'a> Machine<'a> {
         else {
             return Err(self.unexpected("something else", wanted));
         };
-        let (&[Value::Int(length)], &[Value::Int(stride)]) = (self.tuples[size].as_slice(), self.tuples[stride].as_slice())
+        let (&[Value::Int(length)], &[Value::Int(stride)]) =
+            (self.tuples[size].as_slice(), self.tuples[stride].as_slice())
         else {
             return Err(self.unexpected(format!("a tensor of {} dimensions", self.tuples[size].len()), wanted));
         };
@@ -548,7 +551,9 @@ impl<'a> Machine<'a> {
 
     /// What the pickle holds, as lists of tensors.
     fn lists(mut self, root: Value) -> Step<Lists> {
-        let Value::List(root) = root else { return Err(self.unexpected(self.words(Some(root)), "a list of languages")) };
+        let Value::List(root) = root else {
+            return Err(self.unexpected(self.words(Some(root)), "a list of languages"));
+        };
         let mut languages = Vec::new();
         for item in std::mem::take(&mut self.lists[root]) {
             let Value::List(layers) = item else {

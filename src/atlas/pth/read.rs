@@ -26,7 +26,9 @@ pub enum PthError {
     #[error("is empty; download it again")]
     Empty,
     /// Something else.
-    #[error("is no file that `torch.save` wrote: it does not begin as a zip archive does; choose a .pth file of published masks")]
+    #[error(
+        "is no file that `torch.save` wrote: it does not begin as a zip archive does; choose a .pth file of published masks"
+    )]
     NoZip,
     /// A file of an old torch.
     #[error(
@@ -54,7 +56,9 @@ pub enum PthError {
         named: usize,
     },
     /// Fewer or more layers than the model has.
-    #[error("language {language} ({code}) has {found} layers, but the model has {shape}; name the model that the masks are of")]
+    #[error(
+        "language {language} ({code}) has {found} layers, but the model has {shape}; name the model that the masks are of"
+    )]
     Layers {
         /// Its place.
         language: usize,
@@ -189,7 +193,10 @@ impl<R: Read + Seek> MaskFile<R> {
         // As many values as all lists together can need, with a second column beside them, which `nonzero` leaves in its storage.
         let most = (2 * codes.len() as u64).saturating_mul(shape.neurons() as u64);
         if let Some(storage) = self.lists.storages.iter().find(|storage| storage.length > most) {
-            let problem = format!("a storage holds {} values, more than {most}, which is all that the lists could need", storage.length);
+            let problem = format!(
+                "a storage holds {} values, more than {most}, which is all that the lists could need",
+                storage.length
+            );
             return Err(PthError::Zip(problem));
         }
         for ((language, layers), &code) in self.lists.languages.iter().enumerate().zip(codes) {

@@ -46,7 +46,9 @@ impl ModelRow {
 
     pub(in crate::atlas) fn write(rows: &[Self], place: &Path) -> Result<usize, AtlasError> {
         let known = |row: &Self| {
-            [&row.dtype, &row.config_sha256, &row.tokenizer_sha256, &row.weights_sha256].iter().all(|known| known.is_some())
+            [&row.dtype, &row.config_sha256, &row.tokenizer_sha256, &row.weights_sha256]
+                .iter()
+                .all(|known| known.is_some())
         };
         let version = if rows.iter().all(known) { "1.1" } else { Self::SCHEMA.1 };
         Table::default()
