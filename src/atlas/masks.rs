@@ -158,7 +158,15 @@ impl MaskSet {
     pub fn read(path: &Path, shape: FfnShape) -> Result<BTreeMap<LanguageCode, NeuronSet>, AtlasError> {
         let bytes =
             std::fs::read(path).map_err(|error| AtlasError::broken(path, format!("cannot be read: {error}")))?;
-        let file = SafeTensors::deserialize(&bytes)
+        Self::parse(path, &bytes, shape)
+    }
+
+    /// Reads the sets in the content of a safetensors file; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`MaskSet::read`].
+    pub fn parse(path: &Path, bytes: &[u8], shape: FfnShape) -> Result<BTreeMap<LanguageCode, NeuronSet>, AtlasError> {
+        let file = SafeTensors::deserialize(bytes)
             .map_err(|error| AtlasError::broken(path, format!("is not a safetensors file: {error}")))?;
         let wanted = [shape.layers, shape.layer_width().div_ceil(8)];
         let mut sets = BTreeMap::new();
