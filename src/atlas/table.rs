@@ -10,12 +10,12 @@ use arrow::{
     compute::{cast, concat_batches},
     datatypes::{DataType, Field, Float64Type, Int64Type, Schema},
 };
-use parquet::arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder};
+use parquet::arrow::ArrowWriter;
 
 use super::AtlasError;
 use crate::{
     output::{Draft, OutputError},
-    profile::{check_schema, options, unwritten},
+    profile::{check_schema, open_parquet, options, unwritten},
 };
 
 /// A table on its way to a file.
@@ -113,7 +113,7 @@ impl<'a> Columns<'a> {
             AtlasError::broken(path, format!("is not a readable Parquet file: {error}"))
         };
         let file = File::open(path).map_err(|error| AtlasError::broken(path, format!("cannot be read: {error}")))?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| wrong(&error))?;
+        let builder = open_parquet(file).map_err(|error| wrong(&error))?;
         check_schema(path, &builder, schema)?;
         let fields = builder.schema().clone();
         let reader = builder.build().map_err(|error| wrong(&error))?;

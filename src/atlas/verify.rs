@@ -97,6 +97,9 @@ fn counts_problem(atlas: &Atlas, model: &ModelRow, path: &str) -> Result<Option<
     let (shape, place) = (model.shape(), atlas.path.join(path));
     let reader = CountsReader::open(&place)?;
     let (run, folds) = (reader.metadata("neuroglot.run").unwrap_or_default(), reader.folds());
+    if !atlas.runs.iter().any(|row| row.run == run) {
+        return Ok(Some(format!("is of run `{run}`, which runs.parquet does not hold")));
+    }
     let table = reader.read(shape)?;
     let routed = if shape.is_routed() {
         let beside = atlas.path.join(path.replacen("data/counts/", "data/routed/", 1));

@@ -12,7 +12,10 @@ use candle_core::{DType, Device, Tensor, WithDType};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::tensor::Metadata;
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, SeqAccess, Visitor},
+};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
@@ -79,8 +82,11 @@ impl Files for Folder {
 
     fn tokenizer(&self) -> Result<Tokenizer, CheckpointError> {
         let path = self.tokenizer_path();
-        Tokenizer::from_bytes(read(&path)?)
-            .map_err(|error| CheckpointError::Broken { path, problem: error.to_string() })
+        let json = read(&path)?;
+        let broken = |problem: String| CheckpointError::Broken { path: path.clone(), problem };
+        // The crate takes for granted that what it reads is JSON, and panics inside a decoder that is not.
+        serde_json::from_slice::<AnyJson>(&json).map_err(|error| broken(error.to_string()))?;
+        Tokenizer::from_bytes(json).map_err(|error| broken(error.to_string()))
     }
 
     fn tokenizer_path(&self) -> PathBuf {
@@ -132,6 +138,57 @@ impl Place {
             std::io::Result::Ok(())
         })?;
         Ok(values)
+    }
+}
+
+/// JSON of any kind, read to its end and every number of it, and not kept.
+struct AnyJson;
+
+impl<'de> Deserialize<'de> for AnyJson {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for AnyJson {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self, A::Error> {
+        while items.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self, A::Error> {
+        while fields.next_entry::<Self, Self>()?.is_some() {}
+        Ok(self)
     }
 }
 
@@ -195,7 +252,7 @@ fn header(path: &Path) -> Result<BTreeMap<String, Place>, CheckpointError> {
     })?;
     let size = u64::from_le_bytes(size);
     if size > LONGEST_HEADER {
-        return Err(broken(format!("it declares a header of {size} bytes; this is no safetensors file")));
+        return Err(broken(format!("it is no safetensors file, for it declares a header of {size} bytes")));
     }
     if size + 8 > length {
         return Err(CheckpointError::Short { path: path.to_owned(), found: length, wanted: size + 8 });

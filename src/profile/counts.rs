@@ -216,7 +216,7 @@ impl CountsReader {
     /// When it is not a table of counts of a version that we know.
     pub fn open(path: &Path) -> Result<Self, ProfileError> {
         let file = File::open(path).map_err(|error| broken(path, error))?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| {
+        let builder = pages::open(file).map_err(|error| {
             broken(path, format!("is not a readable Parquet file: {error}; delete it and profile again"))
         })?;
         check_schema(path, &builder, (COUNTS_SCHEMA, counts_version(true)))?;

@@ -8,7 +8,11 @@ use std::{
     io::{Read, Seek, SeekFrom},
 };
 
-use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
+use parquet::{
+    arrow::arrow_reader::ParquetRecordBatchReaderBuilder,
+    errors::ParquetError,
+    file::metadata::{ColumnChunkMetaData, ParquetMetaData},
+};
 
 /// Values that a byte of a table may stand for. Run lengths pack a column without news into nothing, and a stranger's table of a few bytes
 /// can declare a billion rows; those of ours that pack best, overlaps of languages that share nothing, stay below ten.
@@ -22,6 +26,28 @@ const LONGEST_HEADER: usize = 1 << 20;
 /// PLAIN, the dictionaries, RLE, the old bits and `BYTE_STREAM_SPLIT`: what our tables are written in. What the others declare about
 /// themselves is not bounded by a page's size.
 const ENCODINGS: [i64; 6] = [0, 2, 3, 4, 8, 9];
+
+/// Opens a Parquet file whose footer is one: the crate passes over a list of two thousand million elements without bytes one by one.
+pub fn open(mut file: File) -> Result<ParquetRecordBatchReaderBuilder<File>, ParquetError> {
+    let broken = |problem: &str| ParquetError::General(problem.to_owned());
+    let length = file.metadata()?.len();
+    let mut end = [0; 8];
+    let at = length.checked_sub(8).ok_or_else(|| broken("it is too short to be one"))?;
+    file.seek(SeekFrom::Start(at))?;
+    file.read_exact(&mut end)?;
+    if &end[4..] != b"PAR1" {
+        return Err(broken("it does not end as one"));
+    }
+    let footer = u64::from(u32::from_le_bytes([end[0], end[1], end[2], end[3]]));
+    let start = at.checked_sub(footer).ok_or_else(|| broken("its footer is longer than the file"))?;
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(start))?;
+    file.by_ref().take(footer).read_to_end(&mut bytes)?;
+    let mut thrift = Thrift { bytes: &bytes, at: 0, fields: Fields::new(), keep: false };
+    thrift.structure(0, 0).ok_or_else(|| broken("its footer is broken"))?;
+    file.seek(SeekFrom::Start(0))?;
+    ParquetRecordBatchReaderBuilder::try_new(file)
+}
 
 /// What is wrong with a file's declarations.
 pub fn problem(file: &mut File, metadata: &ParquetMetaData) -> std::io::Result<Option<String>> {
@@ -88,7 +114,7 @@ fn header(file: &mut File, at: u64, end: u64) -> std::io::Result<Option<(Fields,
         let mut bytes = Vec::new();
         file.seek(SeekFrom::Start(at))?;
         file.take(guess.min(end - at)).read_to_end(&mut bytes)?;
-        let mut thrift = Thrift { bytes: &bytes, at: 0, fields: Fields::new() };
+        let mut thrift = Thrift { bytes: &bytes, at: 0, fields: Fields::new(), keep: true };
         if thrift.structure(0, 0).is_some() {
             return Ok(Some((thrift.fields, thrift.at)));
         }
@@ -126,16 +152,17 @@ impl Page {
     }
 }
 
-/// Thrift's compact protocol, as far as a page header goes: numbers are kept, everything else is passed over.
+/// Thrift's compact protocol, as far as Parquet goes: the numbers of a page header are kept, everything else is passed over.
 struct Thrift<'a> {
     bytes: &'a [u8],
     at: usize,
     fields: Fields,
+    keep: bool,
 }
 
 impl Thrift<'_> {
-    /// Deepest nesting of a header: statistics inside a data page's part.
-    const DEEPEST: usize = 4;
+    /// Deepest nesting of a footer: row groups, columns, what is known of a column, its statistics, and lists between them.
+    const DEEPEST: usize = 16;
 
     fn byte(&mut self) -> Option<u8> {
         let byte = *self.bytes.get(self.at)?;
@@ -187,7 +214,7 @@ impl Thrift<'_> {
             4..=6 => {
                 let number = self.zigzag()?;
                 // Deeper numbers are of statistics, which are not asked for.
-                if depth < 2 {
+                if self.keep && depth < 2 {
                     self.fields.insert((parent, id), number);
                 }
                 Some(())
@@ -197,8 +224,18 @@ impl Thrift<'_> {
                 let length = self.varint()?;
                 self.pass(length)
             }
+            9 | 10 if depth < Self::DEEPEST => {
+                let head = self.byte()?;
+                let length = if head >> 4 == 15 { self.varint()? } else { u64::from(head >> 4) };
+                // Every element has a byte at least, a truth value in a list too.
+                (length <= (self.bytes.len() - self.at) as u64).then_some(())?;
+                (0..length).try_for_each(|_| match head & 0x0f {
+                    1 | 2 => self.pass(1),
+                    kind => self.value(kind, -1, -1, depth + 1),
+                })
+            }
             12 if depth < Self::DEEPEST => self.structure(id, depth + 1),
-            // A page header has no lists, sets or maps.
+            // Parquet has no maps.
             _ => None,
         }
     }

@@ -9,11 +9,11 @@ use arrow::{
     compute::concat_batches,
     datatypes::{DataType, Field, Int16Type, Schema},
 };
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::{
     ProfileError,
     counts::{TableLayout, broken, check_schema, copy_fold, fold_column, fold_fields, names, write_batches},
+    pages,
 };
 use crate::{language::LanguageCode, neuron::FfnShape};
 
@@ -90,7 +90,7 @@ impl RoutedTable {
     pub fn read(path: &Path, shape: FfnShape, folds: usize) -> Result<Self, ProfileError> {
         let unreadable = |error: &dyn std::fmt::Display| broken(path, format!("cannot be read: {error}"));
         let file = File::open(path).map_err(|error| unreadable(&error))?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| {
+        let builder = pages::open(file).map_err(|error| {
             broken(path, format!("is not a readable Parquet file: {error}; delete it and profile again"))
         })?;
         check_schema(path, &builder, ROUTED_SCHEMA)?;

@@ -81,7 +81,11 @@ impl ProfileFolder {
             ));
         }
         if head.run != head.parameters.id() {
-            return Err(broken(&file, "its run id does not fit its parameters; somebody changed it".to_owned()));
+            return Err(broken(
+                &file,
+                "its run id does not fit its parameters, for somebody changed them; profile again into another folder"
+                    .to_owned(),
+            ));
         }
         Ok(Self { path: path.to_owned(), head })
     }

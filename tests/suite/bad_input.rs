@@ -196,7 +196,7 @@ fn an_empty_weight_file_is_refused() {
 fn a_weight_file_with_an_absurd_header_is_refused() {
     assert_snapshot!(damaged(|s| s.write("model/model.safetensors", [0xff; 64])), @r"
     exit code 1
-    error: model/model.safetensors: is broken: it declares a header of 18446744073709551615 bytes; this is no safetensors file
+    error: model/model.safetensors: is broken: it is no safetensors file, for it declares a header of 18446744073709551615 bytes; download it again
     ");
 }
 
@@ -811,7 +811,7 @@ fn a_profile_whose_settings_were_changed_by_hand_is_refused() {
     let tamper = |s: &Sandbox| s.json("out/profile.json", |head| head["parameters"]["tokens"] = 128.into());
     assert_snapshot!(after(tamper, "identify out --out new"), @r"
     exit code 1
-    error: out/profile.json: its run id does not fit its parameters; somebody changed it
+    error: out/profile.json: its run id does not fit its parameters, for somebody changed them; profile again into another folder
     ");
 }
 

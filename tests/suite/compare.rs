@@ -109,18 +109,42 @@ fn what_cannot_be_compared_is_refused_in_words() {
     exit code 1
     error: other: mlt_Latn is not among the 3 languages of this atlas
     ");
-    assert_snapshot!(said("compare one --languages mt"), @"");
-    assert_snapshot!(said("compare one --languages mt,mlt"), @"");
-    assert_snapshot!(said("compare one other --method random"), @"");
-    assert_snapshot!(said("compare one other --model base"), @"");
-    assert_snapshot!(said("compare one other --top-rate 0.5"), @"");
-    assert_snapshot!(said("compare one model"), @"");
+    assert_snapshot!(said("compare one --languages mt"), @r"
+    exit code 2
+    error: --languages names one language; name two of one atlas, or give two atlases
+    ");
+    assert_snapshot!(said("compare one --languages mt,mlt"), @r"
+    exit code 2
+    error: mlt_Latn stands twice in the list of languages, and each place of it means another list of neurons; name each once
+    ");
+    assert_snapshot!(said("compare one other --method random"), @r"
+    exit code 1
+    error: one/data/runs.parquet: has no run of `random` on base; pull the atlas or make it again
+    ");
+    assert_snapshot!(said("compare one other --model base"), @r"
+    exit code 1
+    error: other: has no model `base`; it holds tuned
+    ");
+    assert_snapshot!(said("compare one other --top-rate 0.5"), @r"
+    exit code 1
+    error: one: was not identified at --top-rate 0.5; it holds 0.11458333333333333
+    ");
+    assert_snapshot!(said("compare one model"), @r"
+    exit code 1
+    error: model: holds no atlas (no manifest.json); `neuroglot identify PROFILE --out model` makes one
+    ");
     sandbox.config("intermediate_size", 49);
     sandbox.run("import one.pth --model model --languages ka,de,pl --out wide").done();
-    assert_snapshot!(said("compare one wide"), @"");
+    assert_snapshot!(said("compare one wide"), @r"
+    exit code 1
+    error: base has 2 layers × 48 neurons, but model has 2 layers × 49 neurons: a neuron of one is none of the other; compare models of one shape, such as a base and its fine-tuned model
+    ");
     sandbox.config("intermediate_size", 48);
     sandbox.run("import one.pth --model model --languages ka,de,pl --out foreign").done();
-    assert_snapshot!(said("compare one foreign"), @"");
+    assert_snapshot!(said("compare one foreign"), @r"
+    exit code 1
+    error: one and foreign have no language in common (cym_Latn, fra_Latn, mlt_Latn against deu_Latn, kat_Geor, pol_Latn); `compare ATLAS --languages A,B` compares two languages of one atlas
+    ");
 }
 
 #[test]

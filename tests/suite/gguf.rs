@@ -365,7 +365,7 @@ fn tensors_of_impossible_size_or_place_are_refused() {
     ");
     assert_snapshot!(refused(|parts| parts.tensor(up).dimensions = vec![1; 5]), @r"
     exit code 1
-    error: tiny.gguf: is broken: tensor `blk.0.ffn_up.weight` has 5 dimensions; one to four are possible
+    error: tiny.gguf: is broken: tensor `blk.0.ffn_up.weight` has 5 dimensions, but one to four are possible; download it again
     ");
     assert_snapshot!(refused(|parts| parts.tensor(up).dimensions = vec![1 << 40]), @r"
     exit code 1

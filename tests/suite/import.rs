@@ -123,9 +123,18 @@ fn another_number_of_languages_is_refused_with_both_numbers() {
     exit code 1
     error: masks.pth: holds lists of 3 languages, but --languages names 2; the file does not say which they are: name all 3 in its order
     ");
-    assert_snapshot!(sandbox.run("import masks.pth --model model --languages cy,mt,fr,de --out atlas").text(), @"");
-    assert_snapshot!(sandbox.run("import masks.pth --model model --languages cy,mt,cym --out atlas").text(), @"");
-    assert_snapshot!(sandbox.run("import masks.pth --model model --languages all --out atlas").text(), @"");
+    assert_snapshot!(sandbox.run("import masks.pth --model model --languages cy,mt,fr,de --out atlas").text(), @r"
+    exit code 1
+    error: masks.pth: holds lists of 3 languages, but --languages names 4; the file does not say which they are: name all 3 in its order
+    ");
+    assert_snapshot!(sandbox.run("import masks.pth --model model --languages cy,mt,cym --out atlas").text(), @r"
+    exit code 2
+    error: cym_Latn stands twice in the list of languages, and each place of it means another list of neurons; name each once
+    ");
+    assert_snapshot!(sandbox.run("import masks.pth --model model --languages all --out atlas").text(), @r"
+    exit code 2
+    error: --languages all: the file does not say which languages it holds; name them in its order
+    ");
     assert!(!sandbox.path("atlas").exists());
 }
 
@@ -139,13 +148,25 @@ fn another_model_is_refused_with_both_shapes() {
     exit code 1
     error: masks.pth: language 0 (cym_Latn) has 2 layers, but the model has 30 layers × 1536 neurons; name the model that the masks are of
     ");
-    assert_snapshot!(said("gpt-5"), @"");
+    assert_snapshot!(said("gpt-5"), @r"
+    exit code 2
+    error: --model gpt-5: is no folder with config.json, no GGUF file and none of smollm2-135m, gemma-3-270m, llama-2-7b, llama-3.1-8b, mistral-7b, mistral-nemo, qwen3-8b
+    ");
     sandbox.config("intermediate_size", 47);
-    assert_snapshot!(said("model"), @"");
+    assert_snapshot!(said("model"), @r"
+    exit code 1
+    error: masks.pth: language 0 (cym_Latn), layer 0: index 47 lies outside the 47 neurons of a layer
+    ");
     sandbox.config("intermediate_size", 2);
-    assert_snapshot!(said("model"), @"");
+    assert_snapshot!(said("model"), @r"
+    exit code 1
+    error: masks.pth: language 0 (cym_Latn), layer 0: 4 indices, but a layer has 2 neurons
+    ");
     sandbox.remove("model/config.json");
-    assert_snapshot!(said("model"), @"");
+    assert_snapshot!(said("model"), @r"
+    exit code 1
+    error: model/config.json: cannot be read; the folder of --model holds the model's config.json: No such file or directory (os error 2)
+    ");
     assert!(!sandbox.path("atlas").exists());
 }
 
@@ -290,7 +311,7 @@ fn an_import_joins_an_atlas_and_gives_way_to_an_identification_of_the_same_name(
     let said = sandbox.run(&import);
     assert_snapshot!(said.text(), @r"
     exit code 1
-    error: masks.pth: language 0 (cym_Latn) has 2 layers, but the model has 30 layers × 1536 neurons; name the model that the masks are of
+    error: atlas: holds model with 2 layers × 48 neurons, but this model has 2 layers × 49 neurons; name it otherwise with --model-id
     ");
     sandbox.run("verify atlas").done();
 }

@@ -212,7 +212,8 @@ impl<R: Read + Seek> MaskFile<R> {
             }
             let wide = layers.iter().position(|tensor| tensor.length > shape.width as u64);
             if let Some(layer) = wide {
-                let problem = format!("{} indices, but a layer has {} neurons", layers[layer].length, shape.width);
+                let problem =
+                    format!("{} indices, but a layer has {} neurons{OTHER_MODEL}", layers[layer].length, shape.width);
                 return Err(PthError::Indices { language, code, layer, problem });
             }
         }
@@ -220,14 +221,18 @@ impl<R: Read + Seek> MaskFile<R> {
     }
 }
 
+/// What to do where indices and model do not go together.
+const OTHER_MODEL: &str = "; name the model that the masks are of with --model";
+
 /// Indices that ascend and lie within the width, or what is wrong with them.
 fn ascending<'a>(indices: impl Iterator<Item = &'a i64>, width: usize) -> Result<Vec<u32>, String> {
     let mut list: Vec<u32> = Vec::new();
     for &index in indices {
         let known = u32::try_from(index).ok().filter(|&index| (index as usize) < width);
-        let known = known.ok_or_else(|| format!("index {index} lies outside the {width} neurons of a layer"))?;
+        let known =
+            known.ok_or_else(|| format!("index {index} lies outside the {width} neurons of a layer{OTHER_MODEL}"))?;
         match list.last() {
-            Some(&last) if last == known => return Err(format!("index {index} stands twice")),
+            Some(&last) if last == known => return Err(format!("index {index} stands twice; download the file again")),
             Some(&last) if last > known => {
                 return Err(format!("index {index} stands after {last}; write the file again with sorted lists"));
             }

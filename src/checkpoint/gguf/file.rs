@@ -440,7 +440,7 @@ impl<'a> Walk<'a> {
     fn declared(&mut self, name: &str) -> Result<Declared, CheckpointError> {
         let dimensions = self.u32()?;
         if !(1..=4).contains(&dimensions) {
-            return self.broken(format!("tensor `{name}` has {dimensions} dimensions; one to four are possible"));
+            return self.broken(format!("tensor `{name}` has {dimensions} dimensions, but one to four are possible"));
         }
         let sizes = (0..dimensions).map(|_| self.u64()).collect::<Result<Vec<_>, _>>()?;
         let number = self.u32()?;
