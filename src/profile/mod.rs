@@ -12,7 +12,7 @@ pub(crate) use self::counts::{check_schema, options, unwritten};
 pub use self::{
     counts::{COUNTS_SCHEMA, CountsReader, CountsTable, TableLayout, counts_schema, counts_version, write_counts},
     routed::{ROUTED_SCHEMA, Routed, RoutedTable, routed_schema, write_routed},
-    run::{Event, Finish, Profiler},
+    run::{Event, Finish, Profiler, in_batches},
     store::{ProfileFolder, ProfileHead},
 };
 use crate::{

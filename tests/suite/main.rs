@@ -3,13 +3,16 @@
 mod atlas;
 mod bad_input;
 mod bench;
+mod bf16;
 mod corpus;
 mod demo;
+mod device;
 mod experts;
 mod families;
 mod gemma3;
 mod gguf;
 mod gguf_parts;
+mod gpu;
 mod harness;
 mod identify;
 mod identify_laws;
