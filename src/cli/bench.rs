@@ -1,6 +1,7 @@
 //! `neuroglot bench`.
 
 use std::{
+    io::BufRead,
     path::{Path, PathBuf},
     sync::atomic::Ordering,
     time::Instant,
@@ -14,7 +15,13 @@ use serde_json::{Map, Value};
 use super::{Outcome, STOP, Talk, usage};
 use crate::{
     checkpoint::Checkpoint,
-    model::{self, Architecture, Decoder, ModelError, Tally, cost, family},
+    model::{
+        self, Architecture, Decoder, ModelError, Tally,
+        bf16::Kernel,
+        cost,
+        device::{self, DeviceChoice, Opened, Precision},
+        family,
+    },
 };
 
 /// Measure how fast this machine multiplies and copies, and how much of it profiling uses.
@@ -31,12 +38,21 @@ pub struct BenchArgs {
     /// Tokens per window.
     #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     context: u32,
-    /// Tokens that go through the model together.
-    #[arg(long, default_value_t = 2048, value_name = "N")]
-    batch_tokens: u32,
+    /// Tokens that go through the model together; unless said, as many as `profile` takes.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    batch_tokens: Option<u32>,
+    /// Where to compute: auto, cpu, cuda, cuda:N or metal.
+    #[arg(long, default_value_t, value_name = "DEVICE")]
+    device: DeviceChoice,
+    /// Number format to compute in.
+    #[arg(long, value_enum, default_value_t)]
+    dtype: Precision,
     /// Passes that are timed.
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
+    /// Do one pass for every line on stdin and answer it by a line of JSON: for programs that compare speeds in turns.
+    #[arg(long, hide = true)]
+    turns: bool,
 }
 
 /// Sizes of well-known models, as their config.json says them.
@@ -69,6 +85,8 @@ struct Measured {
     layers: usize,
     device: &'static str,
     precision: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instructions: Option<&'static str>,
     threads: usize,
     batch: usize,
     context: usize,
@@ -84,17 +102,27 @@ struct Measured {
 impl BenchArgs {
     pub fn run(self, talk: &Talk) -> anyhow::Result<Outcome> {
         let (context, rounds) = (self.context as usize, usize::from(self.rounds));
-        let batch = (self.batch_tokens as usize / context).max(1);
-        let (name, architecture, decoder) = self.decoder()?;
+        let Opened { device, remark } = self.device.open()?;
+        if let Some(remark) = remark {
+            talk.say(remark);
+        }
+        let place = Place { dtype: self.dtype.on(&device), device };
+        let (name, architecture, decoder) = self.decoder(&place)?;
         if context > architecture.spec.positions {
             return Err(usage(anyhow::anyhow!(
                 "--context {context} is longer than the {} positions of {name}",
                 architecture.spec.positions
             )));
         }
+        let fitting = || device::batch_tokens(&architecture.spec, place.dtype, &place.device, context);
+        let batch = (self.batch_tokens.map_or_else(fitting, |tokens| tokens as usize) / context).max(1);
         talk.say(format!("{name}: {batch} × {context} tokens, {} passes", rounds + 1));
+        let mut pass = Pass::new(&decoder, batch, context)?;
+        if self.turns {
+            return turns(&mut pass);
+        }
         let wanted = rounds;
-        let rounds = rounds_of(&decoder, batch, context, rounds)?;
+        let rounds = rounds_of(&mut pass, &place, rounds)?;
         if rounds.len() < wanted {
             talk.say("interrupted: a measurement has no half; the same command begins anew");
             return Ok(Outcome::Interrupted);
@@ -105,13 +133,14 @@ impl BenchArgs {
         let measured = Measured {
             model: name,
             layers: architecture.spec.ffn.layers,
-            device: "cpu",
-            precision: "f32",
+            device: device::kind(&place.device),
+            precision: device::precision(place.dtype),
+            instructions: place.instructions(),
             threads: rayon::current_num_threads(),
             batch,
             context,
             product_flops: median(&product),
-            copy_bytes: cost::copy_rate(rounds.len()),
+            copy_bytes: cost::copy_rate(rounds.len(), &place.device)?,
             flops_per_token,
             tokens: median(&tokens),
             tokens_spread: [tokens[0], tokens[tokens.len() - 1]],
@@ -121,37 +150,37 @@ impl BenchArgs {
         Ok(Outcome::Done)
     }
 
-    fn decoder(&self) -> anyhow::Result<(String, Architecture, Decoder)> {
+    fn decoder(&self, place: &Place) -> anyhow::Result<(String, Architecture, Decoder)> {
         match &self.model {
-            Some(path) => of_checkpoint(path, self.layers),
-            None => self.of_shape(),
+            Some(path) => of_checkpoint(path, self.layers, place),
+            None => self.of_shape(place),
         }
     }
 
-    fn of_shape(&self) -> anyhow::Result<(String, Architecture, Decoder)> {
+    fn of_shape(&self, place: &Place) -> anyhow::Result<(String, Architecture, Decoder)> {
         let Some((_, mut architecture)) = shape(&self.shape)? else {
             let known = shape_names();
             return Err(usage(anyhow::anyhow!("--shape {}: no such shape is known; take one of {known}", self.shape)));
         };
         shorten(&mut architecture, self.layers);
-        room(&architecture)?;
+        room(&architecture, place)?;
         let needs = architecture.tensors();
         let decoder = Decoder::build(&architecture, model::Path::Inference, |name| {
             let need = needs.iter().find(|need| need.name == name).expect("a decoder asks for what it lists");
-            cost::arbitrary(&need.shape, DType::F32, &Device::Cpu)
+            cost::arbitrary(&need.shape, place.dtype, &place.device)
         })?;
         Ok((self.shape.clone(), architecture, decoder))
     }
 }
 
-fn of_checkpoint(path: &Path, layers: Option<u16>) -> anyhow::Result<(String, Architecture, Decoder)> {
+fn of_checkpoint(path: &Path, layers: Option<u16>, place: &Place) -> anyhow::Result<(String, Architecture, Decoder)> {
     let checkpoint = Checkpoint::open(path)?;
     let mut architecture = family::read(&checkpoint).map_err(ModelError::from)?;
     checkpoint.check(&architecture.tensors(), |name| architecture.ignores(name))?;
     shorten(&mut architecture, layers);
-    room(&architecture)?;
+    room(&architecture, place)?;
     let decoder = Decoder::build(&architecture, model::Path::Inference, |name| {
-        checkpoint.tensor(name, DType::F32, &Device::Cpu)
+        checkpoint.tensor(name, place.dtype, &place.device)
     })?;
     Ok((path.display().to_string(), architecture, decoder))
 }
@@ -164,25 +193,33 @@ fn shorten(architecture: &mut Architecture, layers: Option<u16>) {
     }
 }
 
-/// Refuses weights that the machine's free memory does not hold, before anything is allocated.
-fn room(architecture: &Architecture) -> anyhow::Result<()> {
-    let (wanted, layers) = (4 * architecture.parameters(), architecture.spec.ffn.layers);
-    let Some(free) = free_memory() else { return Ok(()) };
+/// Where and in which format.
+struct Place {
+    device: Device,
+    dtype: DType,
+}
+
+impl Place {
+    /// The instructions of the products, where there is a choice.
+    fn instructions(&self) -> Option<&'static str> {
+        (self.device.is_cpu() && self.dtype == DType::BF16).then(|| Kernel::best().name())
+    }
+}
+
+/// Refuses weights that the device's free memory does not hold, before anything is allocated.
+fn room(architecture: &Architecture, place: &Place) -> anyhow::Result<()> {
+    let bytes = place.dtype.size_in_bytes() as u64;
+    let (wanted, layers) = (bytes * architecture.parameters(), architecture.spec.ffn.layers);
+    let Some(free) = device::free_memory(&place.device) else { return Ok(()) };
     if wanted > free {
         anyhow::bail!(
-            "{layers} layers need {:.1} GB of weights in f32, but {:.1} GB of memory are free; take fewer by --layers",
+            "{layers} layers need {:.1} GB of weights in {}, but {:.1} GB of memory are free; take fewer by --layers",
             wanted as f64 / 1e9,
+            device::precision(place.dtype),
             free as f64 / 1e9
         );
     }
     Ok(())
-}
-
-/// Bytes that can be had without swapping, where the system says it.
-fn free_memory() -> Option<u64> {
-    let table = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = table.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
 }
 
 /// A product and a profiling pass, one right after the other.
@@ -191,20 +228,47 @@ struct Round {
     tokens: f64,
 }
 
-/// Rounds over the same windows, after one that warms up.
-fn rounds_of(decoder: &Decoder, batch: usize, context: usize, rounds: usize) -> anyhow::Result<Vec<Round>> {
-    let vocabulary = decoder.spec().vocabulary;
-    let ids = (0..batch * context).map(|i| u32::try_from(i * 7919 % vocabulary).unwrap_or_default()).collect();
-    let ids = Tensor::from_vec(ids, (batch, context), &Device::Cpu)?;
-    let folds = vec![vec![0u8; context]; batch];
-    let (product, mut tally) = (cost::Product::new()?, Tally::new(decoder.spec().ffn, 1));
-    let mut round = || {
-        let product = product.rate()?;
-        tally.begin(folds.iter().map(Vec::as_slice));
+/// A profiling pass over windows that are always the same.
+struct Pass<'a> {
+    decoder: &'a Decoder,
+    ids: Tensor,
+    folds: Vec<Vec<u8>>,
+    tally: Tally,
+}
+
+impl<'a> Pass<'a> {
+    fn new(decoder: &'a Decoder, batch: usize, context: usize) -> anyhow::Result<Self> {
+        let vocabulary = decoder.spec().vocabulary;
+        // Every id once before any comes again, as many different ones as text has at least.
+        let ids = (0..batch * context).map(|i| u32::try_from(i * 7919 % vocabulary).unwrap_or_default()).collect();
+        let ids = Tensor::from_vec(ids, (batch, context), decoder.device())?;
+        Ok(Self { decoder, ids, folds: vec![vec![0; context]; batch], tally: Tally::new(decoder.spec().ffn, 1) })
+    }
+
+    /// Tokens per second of one.
+    fn rate(&mut self) -> anyhow::Result<f64> {
+        self.tally.begin(self.folds.iter().map(Vec::as_slice));
         let start = Instant::now();
-        decoder.observe(&ids, &mut tally)?;
-        anyhow::Ok(Round { product, tokens: (batch * context) as f64 / start.elapsed().as_secs_f64() })
-    };
+        self.decoder.observe(&self.ids, &mut self.tally)?;
+        self.decoder.device().synchronize()?;
+        Ok(self.ids.elem_count() as f64 / start.elapsed().as_secs_f64())
+    }
+}
+
+/// One pass for every line on stdin.
+fn turns(pass: &mut Pass) -> anyhow::Result<Outcome> {
+    pass.rate()?;
+    for line in std::io::stdin().lock().lines() {
+        line?;
+        println!("{{\"tokens_per_second\": {:.1}}}", pass.rate()?);
+    }
+    Ok(Outcome::Done)
+}
+
+/// Rounds after one that warms up.
+fn rounds_of(pass: &mut Pass, place: &Place, rounds: usize) -> anyhow::Result<Vec<Round>> {
+    let product = cost::Product::new(place.dtype, &place.device)?;
+    let mut round = || anyhow::Ok(Round { product: product.rate()?, tokens: pass.rate()? });
     round()?;
     (0..rounds).take_while(|_| !STOP.load(Ordering::Relaxed)).map(|_| round()).collect()
 }
@@ -220,12 +284,22 @@ fn median(sorted: &[f64]) -> f64 {
 }
 
 impl Measured {
+    /// What multiplies.
+    fn means(&self) -> String {
+        let instructions = self.instructions.map_or_else(String::new, |name| format!(" ({name})"));
+        if self.device == "cpu" {
+            format!("{instructions}, {} threads", self.threads)
+        } else {
+            format!(" on {}", self.device)
+        }
+    }
+
     fn table(&self) -> String {
         let [slowest, fastest] = self.tokens_spread;
         let rows = [
             (
                 "matrix product",
-                format!("{:.0} GFLOP/s in {}, {} threads", self.product_flops / 1e9, self.precision, self.threads),
+                format!("{:.0} GFLOP/s in {}{}", self.product_flops / 1e9, self.precision, self.means()),
             ),
             ("copy", format!("{:.1} GB/s read and written", self.copy_bytes / 1e9)),
             ("model", format!("{}, {} layers, {} × {} tokens", self.model, self.layers, self.batch, self.context)),

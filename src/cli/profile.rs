@@ -12,7 +12,11 @@ use crate::{
     checkpoint::Checkpoint,
     corpus::{self, Corpus, CorpusOptions, CorpusSpec, DocumentUnit, SOURCES, Split},
     language::{LanguageCode, Registry},
-    model::{self, Decoder, family::FAMILIES},
+    model::{
+        self, Decoder,
+        device::{self, DeviceChoice, Opened, Precision},
+        family::FAMILIES,
+    },
     output::thousands,
     profile::{COUNTING, Event, Finish, ModelCard, ProfileError, ProfileFolder, ProfileHead, Profiler, RunParameters},
     tokens::{Coverage, CoverageStatus, Separator, WindowPlan},
@@ -64,15 +68,16 @@ pub struct ProfileSettings {
     /// The model's token between documents.
     #[arg(long, value_enum, default_value_t)]
     pub document_separator: Separator,
-    /// Tokens that go through the model together.
-    #[arg(long, default_value_t = 2048, value_name = "N")]
-    pub batch_tokens: u32,
-    /// Where to compute.
-    #[arg(long, default_value = "auto", value_parser = ["auto", "cpu"])]
-    pub device: String,
+    /// Tokens that go through the model together; unless said, 2,048 on the CPU and what free memory allows on a GPU. Counts do
+    /// not depend on it.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch_tokens: Option<u32>,
+    /// Where to compute: auto, cpu, cuda, cuda:N or metal.
+    #[arg(long, default_value_t, value_name = "DEVICE")]
+    pub device: DeviceChoice,
     /// Number format to compute in.
-    #[arg(long, default_value = "f32", value_parser = ["f32"])]
-    pub dtype: String,
+    #[arg(long, value_enum, default_value_t)]
+    pub dtype: Precision,
     /// The model's name in the atlas, owner/name; the folder's or the GGUF file's name unless said.
     #[arg(long, value_name = "ID")]
     pub model_id: Option<String>,
@@ -137,7 +142,10 @@ pub struct ProfilePlan {
     corpus: Box<dyn Corpus>,
     split: Split,
     windows: WindowPlan,
-    batch: usize,
+    batch: Option<usize>,
+    device: Device,
+    dtype: DType,
+    remark: Option<String>,
 }
 
 impl ProfilePlan {
@@ -164,6 +172,8 @@ impl ProfilePlan {
         if tokens < context as u64 {
             return Err(usage(ProfileError::TooFew { tokens, context }));
         }
+        let Opened { device, remark } = settings.device.open()?;
+        let dtype = settings.dtype.on(&device);
         let id = settings.model_id.clone().unwrap_or_else(|| folder_name(model));
         let windows = WindowPlan {
             context,
@@ -183,8 +193,8 @@ impl ProfilePlan {
             context,
             separator: settings.document_separator,
             folds: windows.folds,
-            precision: settings.dtype.clone(),
-            device: "cpu".to_owned(),
+            precision: device::precision(dtype).to_owned(),
+            device: device::kind(&device).to_owned(),
             counting: COUNTING,
         };
         let card = ModelCard {
@@ -196,23 +206,30 @@ impl ProfilePlan {
             licence: settings.model_licence.clone(),
             spec,
         };
-        let batch = (settings.batch_tokens as usize / context).max(1);
+        let batch = settings.batch_tokens.map(|tokens| (tokens as usize / context).max(1));
         let head = ProfileHead::new(parameters, card);
-        Ok(Self { head, languages, checkpoint, tokenizer, corpus, split: settings.split, windows, batch })
+        let split = settings.split;
+        Ok(Self { head, languages, checkpoint, tokenizer, corpus, split, windows, batch, device, dtype, remark })
     }
 
     /// Runs what is not there yet, with progress.
     pub fn run(&self, folder: &ProfileFolder, talk: &Talk) -> anyhow::Result<Finish> {
         let tokens = self.windows.tokens / self.windows.context as u64 * self.windows.context as u64;
         let progress = talk.tokens(tokens * self.languages.len() as u64);
-        let decoder = Decoder::load(&self.checkpoint, DType::F32, &Device::Cpu, model::Path::Inference)?;
+        if let Some(remark) = &self.remark {
+            talk.say(remark);
+        }
+        let decoder = Decoder::load(&self.checkpoint, self.dtype, &self.device, model::Path::Inference)?;
+        let context = self.windows.context;
+        // Asked for behind the weights: what is free then is for the activations.
+        let fitting = || device::batch_tokens(decoder.spec(), self.dtype, &self.device, context) / context;
         let profiler = Profiler {
             decoder: &decoder,
             tokenizer: &self.tokenizer,
             corpus: self.corpus.as_ref(),
             split: self.split,
             plan: self.windows.clone(),
-            batch: self.batch,
+            batch: self.batch.unwrap_or_else(fitting),
             stop: &STOP,
         };
         let mut kept = 0;

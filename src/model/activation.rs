@@ -2,10 +2,14 @@
 
 use std::{cell::RefCell, ops::Range};
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "cuda")]
+use super::gpu;
 use super::{
     matrix::slice,
     observer::{Observer, Tally},
@@ -60,7 +64,7 @@ impl Activation {
 
 /// The activations of a FFN without an up projection; what the observer wants to see is seen in the same pass.
 pub fn plain(mut gate: Tensor, act: Activation, layer: usize, observer: &mut dyn Observer) -> Result<Tensor> {
-    if !on_cpu(&gate) {
+    if !has_kernel(&gate) {
         observe(&gate, act, layer, observer)?;
         return act.forward(&gate);
     }
@@ -76,7 +80,7 @@ pub fn plain(mut gate: Tensor, act: Activation, layer: usize, observer: &mut dyn
 
 /// `act(gate) · up`, written over `up`; what the observer wants to see is seen in the same pass.
 pub fn gated(gate: &Tensor, up: Tensor, act: Activation, layer: usize, observer: &mut dyn Observer) -> Result<Tensor> {
-    if !on_cpu(gate) {
+    if !has_kernel(gate) {
         observe(gate, act, layer, observer)?;
         return act.forward(gate)? * up;
     }
@@ -92,6 +96,13 @@ pub fn gated(gate: &Tensor, up: Tensor, act: Activation, layer: usize, observer:
 /// Shows a gate to the observer without computing anything else.
 pub fn observe(gate: &Tensor, act: Activation, layer: usize, observer: &mut dyn Observer) -> Result<()> {
     let Some(tally) = observer.tally() else { return observer.gate(layer, gate) };
+    #[cfg(feature = "cuda")]
+    if gate.device().is_cuda() && has_kernel(gate) {
+        check_runs(tally, gate.dim(0)? * gate.dim(1)?)?;
+        let (storage, layout) = gate.storage_and_layout();
+        let Storage::Cuda(storage) = &*storage else { candle_core::bail!("the gate is on a GPU") };
+        return gpu::pass(act, layer, Some(tally), (storage, layout), None, gpu::Output::Nowhere);
+    }
     let gate = gate.to_dtype(DType::F32)?.to_device(&candle_core::Device::Cpu)?.contiguous()?;
     let (batch, seq, width) = gate.dims3()?;
     check_runs(tally, batch * seq)?;
@@ -121,8 +132,14 @@ fn check_runs(tally: &Tally, tokens: usize) -> Result<()> {
     Ok(())
 }
 
-fn on_cpu(gate: &Tensor) -> bool {
-    gate.device().is_cpu() && gate.dtype() == DType::F32 && gate.is_contiguous()
+/// Whether a kernel of ours reads the gate.
+fn has_kernel(gate: &Tensor) -> bool {
+    let format = match gate.device() {
+        candle_core::Device::Cpu => gate.dtype() == DType::F32,
+        candle_core::Device::Cuda(_) => cfg!(feature = "cuda") && matches!(gate.dtype(), DType::F32 | DType::BF16),
+        candle_core::Device::Metal(_) => false,
+    };
+    format && gate.is_contiguous()
 }
 
 struct GatedOp<'a> {
@@ -164,6 +181,29 @@ impl candle_core::InplaceOp2 for GatedOp<'_> {
         tally.add(self.layer, width, sums);
         Ok(())
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        up: &mut CudaStorage,
+        up_layout: &Layout,
+        gate: &CudaStorage,
+        gate_layout: &Layout,
+    ) -> Result<()> {
+        let mut tally = self.tally.borrow_mut();
+        let tally = checked(tally.as_deref_mut(), gate_layout)?;
+        gpu::pass(self.act, self.layer, tally, (gate, gate_layout), Some((&*up, up_layout)), gpu::Output::OverUp)
+    }
+}
+
+/// A tally that has been told of as many tokens as there are.
+#[cfg(feature = "cuda")]
+fn checked<'a>(tally: Option<&'a mut Tally>, gate: &Layout) -> Result<Option<&'a mut Tally>> {
+    let (batch, seq, _) = gate.shape().dims3()?;
+    if let Some(tally) = &tally {
+        check_runs(tally, batch * seq)?;
+    }
+    Ok(tally)
 }
 
 struct PlainOp<'a> {
@@ -199,6 +239,13 @@ impl candle_core::InplaceOp1 for PlainOp<'_> {
         let sums = pieces.into_par_iter().map(|(fold, gate)| (fold, Sums::replacing(act, width, gate))).collect();
         tally.add(self.layer, width, sums);
         Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, gate: &mut CudaStorage, layout: &Layout) -> Result<()> {
+        let mut tally = self.tally.borrow_mut();
+        let tally = checked(tally.as_deref_mut(), layout)?;
+        gpu::pass(self.act, self.layer, tally, (&*gate, layout), None, gpu::Output::OverGate)
     }
 }
 
@@ -390,9 +437,12 @@ impl Sums {
 }
 
 impl Tally {
-    /// Adds the sums of one layer's runs, each with its fold, in the order of their tokens.
-    fn add(&mut self, layer: usize, width: usize, runs: Vec<(usize, Sums)>) {
-        let at = layer * width..(layer + 1) * width;
+    /// Adds the sums of the runs of one feed-forward network, each with its fold, in the order of their tokens.
+    fn add(&mut self, ffn: usize, width: usize, runs: Vec<(usize, Sums)>) {
+        if !self.wants(ffn) {
+            return;
+        }
+        let at = ffn * width..(ffn + 1) * width;
         for (fold, sums) in runs {
             for (total, n) in self.active[fold][at.clone()].iter_mut().zip(&sums.active) {
                 *total += u64::from(*n);
@@ -407,6 +457,7 @@ impl Tally {
                 *total = total.max(*value);
             }
         }
+        self.has_counted(ffn);
     }
 }
 
@@ -432,6 +483,9 @@ impl Tally {
                 gate.dims(),
                 tokens.len()
             );
+        }
+        if !self.wants(shape.ffn(layer, expert)) {
+            return Ok(());
         }
         let gate = gate.to_dtype(DType::F32)?.to_device(&candle_core::Device::Cpu)?.contiguous()?;
         let (storage, layout) = gate.storage_and_layout();

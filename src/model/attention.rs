@@ -7,9 +7,11 @@ use rayon::prelude::*;
 
 use super::{
     Path,
+    attention_bf16::Rounded,
     linear::Linear,
     matrix::{Matrix, filled, multiply, overwritten, slice},
     norm::Norm,
+    positions::Positions,
     rope::Rotary,
     simd::{exp, vectorised},
 };
@@ -50,7 +52,7 @@ pub struct Scores {
 
 impl Attention {
     /// `[batch, seq, hidden]` to `[batch, seq, hidden]`.
-    pub fn forward(&self, x: &Tensor, rotary: Option<&Rotary>, path: Path) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tensor, rotary: Option<&Rotary>, positions: &Positions, path: Path) -> Result<Tensor> {
         let (batch, seq, _) = x.dims3()?;
         let split = |y: Tensor, heads: usize| y.reshape((batch, seq, heads, self.head_dim));
         let (mut query, mut key) = (self.query.forward(x)?, self.key.forward(x)?);
@@ -67,12 +69,16 @@ impl Attention {
             (query, key) = (rotary.turn(&query, path)?, rotary.turn(&key, path)?);
         }
         let value = split(self.value.forward(x)?, self.kv_heads)?;
-        let fused = path == Path::Inference && x.device().is_cpu() && x.dtype() == DType::F32;
         // [batch, seq, heads, head_dim]
-        let mixed = if fused {
-            query.contiguous()?.apply_op3_no_bwd(&key.contiguous()?, &value, &Causal { scores: &self.scores })?
-        } else {
-            self.scores.plain(&query, &key, &value)?
+        let mixed = match path {
+            Path::Inference if self.query.rounds() => {
+                query.contiguous()?.apply_op3_no_bwd(&key.contiguous()?, &value, &Rounded { scores: &self.scores })?
+            }
+            Path::Inference if x.dtype() == DType::F32 => {
+                query.contiguous()?.apply_op3_no_bwd(&key.contiguous()?, &value, &Causal { scores: &self.scores })?
+            }
+            Path::Inference | Path::Portable => self.scores.fused(&query, &key, &value, positions)?,
+            Path::Differentiable => self.scores.plain(&query, &key, &value)?,
         };
         self.output.forward(&mixed.reshape((batch, seq, ()))?)
     }
@@ -98,6 +104,76 @@ impl Scores {
         weights.matmul(&value)?.transpose(1, 2)?.contiguous()
     }
 
+    /// By fused operators that every device has.
+    fn fused(&self, query: &Tensor, key: &Tensor, value: &Tensor, positions: &Positions) -> Result<Tensor> {
+        #[cfg(feature = "flash-attn")]
+        if matches!(query.dtype(), DType::BF16 | DType::F16) && query.dim(3)? % 8 == 0 && query.dim(3)? <= 256 {
+            return self.flash(query, key, value);
+        }
+        self.in_blocks(query, key, value, positions)
+    }
+
+    /// By FlashAttention (Dao 2023, arXiv 2307.08691).
+    #[cfg(feature = "flash-attn")]
+    fn flash(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
+        use candle_flash_attn::{flash_attn_alibi_windowed, flash_attn_alibi_windowed_softcap, flash_attn_windowed};
+        let (query, key, value) = (query.contiguous()?, key.contiguous()?, value.contiguous()?);
+        // Keys to the left of the query's own.
+        let (before, scale) = (self.window.map(|window| window - 1), self.scale as f32);
+        let slopes = self.slopes.as_ref().map(|slopes| Tensor::new(slopes.as_slice(), query.device())).transpose()?;
+        match (self.softcap, &slopes) {
+            (Some(cap), slopes) => flash_attn_alibi_windowed_softcap(
+                &query,
+                &key,
+                &value,
+                slopes.as_ref(),
+                scale,
+                before,
+                Some(0),
+                cap as f32,
+            ),
+            (None, Some(slopes)) => flash_attn_alibi_windowed(&query, &key, &value, slopes, scale, before, Some(0)),
+            (None, None) => flash_attn_windowed(&query, &key, &value, scale, before, Some(0)),
+        }
+    }
+
+    /// Block of queries by block of queries: keys that no query of a block sees are left out, and no more than [`SCORES`] scores are
+    /// held at once. Heads that share a key are multiplied with it together, without a copy of it for each.
+    fn in_blocks(&self, query: &Tensor, key: &Tensor, value: &Tensor, positions: &Positions) -> Result<Tensor> {
+        let (batch, seq, heads, dim) = query.dims4()?;
+        let kv_heads = key.dim(2)?;
+        let group = heads / kv_heads;
+        let heads_first = |x: &Tensor| x.transpose(1, 2)?.contiguous();
+        let (query, key, value) = (heads_first(query)?, heads_first(key)?, heads_first(value)?);
+        let slopes = self.slopes.as_ref().map(|slopes| Tensor::from_slice(slopes, (1, heads, 1, 1), query.device()));
+        let slopes = slopes.transpose()?;
+        let size = (SCORES / (batch * heads * seq)).next_multiple_of(QUERIES).min(seq);
+        let blocks = (0..seq).step_by(size).map(|start| {
+            let queries = size.min(seq - start);
+            let oldest = self.window.map_or(0, |window| (start + 1).saturating_sub(window));
+            let keys = start + queries - oldest;
+            let (key, value) = (key.narrow(2, oldest, keys)?, value.narrow(2, oldest, keys)?);
+            let query =
+                query.narrow(2, start, queries)?.contiguous()?.reshape((batch, kv_heads, group * queries, dim))?;
+            let mut scores = (query.matmul(&key.t()?)? * self.scale)?.reshape((batch, heads, queries, keys))?;
+            if let Some(cap) = self.softcap {
+                scores = ((scores / cap)?.tanh()? * cap)?;
+            }
+            let dtype = scores.dtype();
+            if let Some(slopes) = &slopes {
+                // bf16 has no room for distances above 256.
+                let distances = positions.distances(start, queries, oldest, keys)?;
+                scores =
+                    scores.to_dtype(DType::F32)?.broadcast_sub(&slopes.broadcast_mul(&distances)?)?.to_dtype(dtype)?;
+            }
+            let scores = scores.broadcast_add(&positions.unseen(self.window, start, queries, oldest, keys)?)?;
+            let weights = candle_nn::ops::softmax_last_dim(&scores)?;
+            let weights = weights.reshape((batch, kv_heads, group * queries, keys))?;
+            weights.matmul(&value)?.reshape((batch, heads, queries, dim))
+        });
+        Tensor::cat(&blocks.collect::<Result<Vec<_>>>()?, 2)?.transpose(1, 2)?.contiguous()
+    }
+
     /// What is added to the scores, `[heads or 1, seq, seq]`: −∞ where a query does not see a key.
     fn bias(&self, heads: usize, seq: usize, device: &Device) -> Result<Tensor> {
         let seen = |i: usize, j: usize| j <= i && self.window.is_none_or(|window| i - j < window);
@@ -120,8 +196,10 @@ pub fn alibi_slopes(heads: usize) -> Vec<f32> {
     (1..=power).map(|i| slope(power, i)).chain(between).collect()
 }
 
+/// Scores that are held at once on a device without fused attention: half a GB in bf16.
+const SCORES: usize = 1 << 28;
 /// Queries that one task takes: their scores against a window of 2,048 fit into the second-level cache.
-const QUERIES: usize = 64;
+pub const QUERIES: usize = 64;
 
 /// The same on the CPU, block of queries by block of queries, so that what no query of a block sees is never computed and no
 /// matrix of seq × seq scores is written.
@@ -224,7 +302,7 @@ impl Sizes<'_> {
 impl Scores {
     /// The weights of the keys that one query sees, the query's own the last, in place of their raw products.
     #[allow(clippy::cast_possible_truncation)]
-    fn shape(&self, head: usize, seen: &mut [f32]) {
+    pub fn shape(&self, head: usize, seen: &mut [f32]) {
         let mut scale = self.scale as f32;
         if self.softcap.is_some() || self.slopes.is_some() {
             let cap = self.softcap.map_or(0.0, |cap| cap as f32);

@@ -5,7 +5,10 @@ use std::{hint::black_box, time::Instant};
 use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
-use super::{DecoderSpec, Path, linear::Linear};
+use super::{
+    DecoderSpec, Path,
+    linear::{Linear, activations},
+};
 
 /// Floating-point operations of a profiling pass, per token; a multiplication and an addition are two.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,25 +54,26 @@ impl DecoderSpec {
     }
 }
 
-/// Rows and columns of the product that is timed: large enough that all overhead is small.
-const SIDE: usize = 2048;
-
 /// A product of matrices for timing: the ceiling that a forward pass is held against.
 pub struct Product {
     x: Tensor,
     linear: Linear,
-    plain: [Tensor; 2],
+    plain: Option<[Tensor; 2]>,
 }
 
 impl Product {
-    /// Two matrices of 2,048 × 2,048 in f32 on the CPU.
+    /// Two square matrices: of 2,048 rows on the CPU, of 8,192 on a GPU, which is faster the larger they are.
     ///
     /// # Errors
     /// When there is no memory for them.
-    pub fn new() -> Result<Self> {
-        let weight = arbitrary(&[SIDE, SIDE], DType::F32, &Device::Cpu)?;
-        let (x, transposed) = (weight.unsqueeze(0)?, weight.t()?.contiguous()?);
-        Ok(Self { x, linear: Linear::new(&weight, None, Path::Inference)?, plain: [weight, transposed] })
+    pub fn new(dtype: DType, device: &Device) -> Result<Self> {
+        let side = if device.is_cpu() { 2048 } else { 8192 };
+        let weight = arbitrary(&[side, side], dtype, device)?;
+        let x = weight.to_dtype(activations(&weight))?.unsqueeze(0)?;
+        let linear = Linear::new(&weight, None, Path::Inference)?;
+        // candle's own product, where it knows the format.
+        let plain = if x.dtype() == dtype { Some([weight.clone(), weight.t()?.contiguous()?]) } else { None };
+        Ok(Self { x, linear, plain })
     }
 
     /// FLOP/s of one product in our own layout or one of candle's, whichever is faster.
@@ -77,16 +81,29 @@ impl Product {
     /// # Errors
     /// When there is no memory for the result.
     pub fn rate(&self) -> Result<f64> {
-        let [left, right] = &self.plain;
-        let best = seconds(|| self.linear.forward(&self.x))?.min(seconds(|| left.matmul(right))?);
-        Ok(2.0 * (SIDE * SIDE * SIDE) as f64 / best)
+        let device = self.x.device();
+        let mut best = seconds(device, || self.linear.forward(&self.x))?;
+        if let Some([left, right]) = &self.plain {
+            best = best.min(seconds(device, || left.matmul(right))?);
+        }
+        Ok(2.0 * (self.x.dim(2)? as f64).powi(3) / best)
     }
 }
 
-/// The best rate at which memory is copied here by all threads, in bytes read plus bytes written per second.
-#[must_use]
-pub fn copy_rate(rounds: usize) -> f64 {
+/// The best rate at which a device's memory is copied, by all threads on the CPU, in bytes read plus bytes written per second.
+///
+/// # Errors
+/// When there is no memory for the copy.
+pub fn copy_rate(rounds: usize, device: &Device) -> Result<f64> {
     const BYTES: usize = 1 << 28;
+    if !device.is_cpu() {
+        let from = Tensor::zeros(BYTES, DType::U8, device)?;
+        let mut best = f64::INFINITY;
+        for _ in 0..=rounds {
+            best = best.min(seconds(device, || from.copy())?);
+        }
+        return Ok(2.0 * BYTES as f64 / best);
+    }
     let from = vec![1u8; BYTES];
     let mut to = vec![0u8; BYTES];
     let chunk = BYTES / (4 * rayon::current_num_threads());
@@ -97,12 +114,14 @@ pub fn copy_rate(rounds: usize) -> f64 {
         black_box(&to);
         best = best.min(start.elapsed().as_secs_f64());
     }
-    2.0 * BYTES as f64 / best
+    Ok(2.0 * BYTES as f64 / best)
 }
 
-fn seconds(work: impl FnOnce() -> Result<Tensor>) -> Result<f64> {
+fn seconds(device: &Device, work: impl FnOnce() -> Result<Tensor>) -> Result<f64> {
+    device.synchronize()?;
     let start = Instant::now();
     black_box(work()?);
+    device.synchronize()?;
     Ok(start.elapsed().as_secs_f64())
 }
 

@@ -2,7 +2,11 @@
 
 use candle_core::{DType, Device, Module, Result, Tensor};
 
-use super::{norm::Norm, weights::Weights};
+use super::{
+    linear::{activations, beside},
+    norm::Norm,
+    weights::Weights,
+};
 
 /// Token embeddings, scaled, with learned positions added and normalised, as the family has it.
 pub struct Embedding {
@@ -21,7 +25,7 @@ impl Embedding {
             None => None,
             Some(table) => {
                 let rows = weights.tensor(&format!("{}.weight", names.outer(names.positions)))?;
-                Some(rows.narrow(0, table.offset, table.rows - table.offset)?)
+                beside(&tokens, Some(rows.narrow(0, table.offset, table.rows - table.offset)?))?
             }
         };
         let norm =
@@ -32,7 +36,7 @@ impl Embedding {
 
     /// Ids `[batch, seq]` to `[batch, seq, hidden]`.
     pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
-        let mut x = self.tokens.forward(ids)?;
+        let mut x = self.tokens.forward(ids)?.to_dtype(self.dtype())?;
         if let Some(scale) = self.scale {
             x = (x * scale)?;
         }
@@ -60,7 +64,8 @@ impl Embedding {
         self.table().device()
     }
 
+    /// Number format of the residual stream.
     pub fn dtype(&self) -> DType {
-        self.table().dtype()
+        activations(self.table())
     }
 }

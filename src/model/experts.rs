@@ -30,7 +30,7 @@ impl Mixture {
     pub fn build(weights: &mut Weights, layer: usize, routing: Routing) -> Result<Self> {
         let (spec, names) = (weights.spec(), weights.names());
         // The router is small, and its choices are sensitive: plain layout, plain product.
-        let router = Linear::shared(weights.tensor(&format!("{}.weight", names.inner(layer, names.router)))?, None);
+        let router = Linear::shared(weights.tensor(&format!("{}.weight", names.inner(layer, names.router)))?, None)?;
         let mut expert = |expert: usize| {
             let mut linear = |stem: &str| weights.linear(&names.expert(layer, expert, stem), false);
             let [gate, up, down] = names.expert_projections;

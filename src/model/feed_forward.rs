@@ -67,8 +67,10 @@ impl Dense {
         let gate = self.gate.forward(x)?;
         let up = self.up.as_ref().map(|up| up.forward(x)).transpose()?;
         let h = match (self.path, up) {
-            (Path::Inference, Some(up)) => activation::gated(&gate, up, self.activation, layer, observer)?,
-            (Path::Inference, None) => activation::plain(gate, self.activation, layer, observer)?,
+            (Path::Inference | Path::Portable, Some(up)) => {
+                activation::gated(&gate, up, self.activation, layer, observer)?
+            }
+            (Path::Inference | Path::Portable, None) => activation::plain(gate, self.activation, layer, observer)?,
             (Path::Differentiable, up) => {
                 activation::observe(&gate, self.activation, layer, observer)?;
                 let h = self.activation.forward(&gate)?;

@@ -8,8 +8,8 @@ use super::{
     feed_forward::FeedForward,
     norm::Norm,
     observer::Observer,
+    positions::Positions,
     residual::add,
-    rope::Rotary,
     spec::QueryKeyNorm,
     weights::Weights,
 };
@@ -53,33 +53,33 @@ impl Layer {
     }
 
     /// The residual stream behind the layer, `[batch, seq, hidden]`.
-    pub fn forward(&self, x: Tensor, ropes: &[Rotary], observer: &mut dyn Observer) -> Result<Tensor> {
+    pub fn forward(&self, x: Tensor, positions: &Positions, observer: &mut dyn Observer) -> Result<Tensor> {
         if self.parallel {
             let normed = normed(self.before_attention.as_ref(), &x)?;
-            let attended = self.attend(&normed, ropes)?;
+            let attended = self.attend(&normed, positions)?;
             let input = if self.before_ffn.is_some() { self.ffn_input(&x)? } else { normed };
             let h = self.ffn.forward(&input, self.number, observer)?;
             return add(add(x, &attended, self.path)?, &h, self.path);
         }
-        let attended = self.attend(&normed(self.before_attention.as_ref(), &x)?, ropes)?;
+        let attended = self.attend(&normed(self.before_attention.as_ref(), &x)?, positions)?;
         let x = add(x, &attended, self.path)?;
         let h = self.ffn.forward(&self.ffn_input(&x)?, self.number, observer)?;
         add(x, &normed(self.after_ffn.as_ref(), &h)?, self.path)
     }
 
     /// Only the gate, for an observer, and what it depends on.
-    pub fn observe(&self, x: Tensor, ropes: &[Rotary], observer: &mut dyn Observer) -> Result<()> {
+    pub fn observe(&self, x: Tensor, positions: &Positions, observer: &mut dyn Observer) -> Result<()> {
         let input = if self.parallel {
             normed(self.before_ffn.as_ref().or(self.before_attention.as_ref()), &x)?
         } else {
-            let attended = self.attend(&normed(self.before_attention.as_ref(), &x)?, ropes)?;
+            let attended = self.attend(&normed(self.before_attention.as_ref(), &x)?, positions)?;
             self.ffn_input(&add(x, &attended, self.path)?)?
         };
         self.ffn.observe(&input, self.number, observer)
     }
 
-    fn attend(&self, x: &Tensor, ropes: &[Rotary]) -> Result<Tensor> {
-        let attended = self.attention.forward(x, self.rope.map(|rope| &ropes[rope]), self.path)?;
+    fn attend(&self, x: &Tensor, positions: &Positions) -> Result<Tensor> {
+        let attended = self.attention.forward(x, self.rope.map(|rope| &positions.ropes[rope]), positions, self.path)?;
         normed(self.after_attention.as_ref(), &attended)
     }
 

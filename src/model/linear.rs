@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::{
-    Path,
+    Path, bf16,
     matrix::{Matrix, filled, multiply, slice},
 };
 
@@ -18,20 +18,36 @@ pub struct Linear {
 
 enum Weight {
     Plain(Tensor),
+    /// bf16 for activations in f32, in candle's own layout.
+    Wide(Tensor),
     Panels(Panels),
+    Halves(bf16::Panels),
 }
 
 impl Linear {
     /// For the inference path on the CPU, the weight is laid out for the matrix product.
     pub fn new(weight: &Tensor, bias: Option<Tensor>, path: Path) -> Result<Self> {
-        let fast = path == Path::Inference && weight.device().is_cpu() && weight.dtype() == DType::F32;
-        let weight = if fast { Weight::Panels(Panels::new(weight)?) } else { Weight::Plain(weight.clone()) };
-        Ok(Self { weight, bias })
+        if path != Path::Inference || !weight.device().is_cpu() {
+            return Self::shared(weight.clone(), bias);
+        }
+        let layout = match weight.dtype() {
+            DType::F32 => Weight::Panels(Panels::new(weight)?),
+            DType::BF16 => Weight::Halves(bf16::Panels::new(weight)?),
+            _ => return Self::shared(weight.clone(), bias),
+        };
+        Ok(Self { weight: layout, bias: beside(weight, bias)? })
     }
 
     /// With a weight that others hold too, such as an embedding that is also the head.
-    pub fn shared(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { weight: Weight::Plain(weight), bias }
+    pub fn shared(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
+        let bias = beside(&weight, bias)?;
+        let wide = activations(&weight) != weight.dtype();
+        Ok(Self { weight: if wide { Weight::Wide(weight) } else { Weight::Plain(weight) }, bias })
+    }
+
+    /// Whether it rounds its factors to bf16 and gives f32.
+    pub fn rounds(&self) -> bool {
+        matches!(self.weight, Weight::Halves(_))
     }
 
     /// `[batch, seq, in]` to `[batch, seq, out]`.
@@ -41,7 +57,9 @@ impl Linear {
         let x = x.reshape((batch * seq, width))?.contiguous()?;
         let y = match &self.weight {
             Weight::Plain(weight) => x.matmul(&weight.t()?)?,
+            Weight::Wide(weight) => bf16::widened(&x, weight)?,
             Weight::Panels(panels) => x.apply_op1_no_bwd(panels)?,
+            Weight::Halves(panels) => x.apply_op1_no_bwd(panels)?,
         };
         let y = match &self.bias {
             Some(bias) => y.broadcast_add(bias)?,
@@ -49,6 +67,17 @@ impl Linear {
         };
         y.reshape((batch, seq, ()))
     }
+}
+
+/// The number format that activations have beside a weight: on the CPU everything but the products is computed in f32, which costs
+/// nothing there and spares a rounding at every step.
+pub fn activations(weight: &Tensor) -> DType {
+    if weight.device().is_cpu() && weight.dtype() == DType::BF16 { DType::F32 } else { weight.dtype() }
+}
+
+/// A bias, or another small weight that is no factor of a product, in the format of the activations.
+pub fn beside(weight: &Tensor, bias: Option<Tensor>) -> Result<Option<Tensor>> {
+    bias.map(|bias| bias.to_dtype(activations(weight))).transpose()
 }
 
 /// A weight `[out, in]` cut into panels of [`PANEL`] rows, each stored transposed, `[in, PANEL]` (the last is of another width): the
@@ -69,7 +98,7 @@ const PANEL: usize = 96;
 const NARROWEST: usize = 65;
 
 /// Tokens of one task: few enough that every thread has some, enough that a panel is read from memory seldom.
-fn tokens_per_task(tokens: usize) -> usize {
+pub fn tokens_per_task(tokens: usize) -> usize {
     tokens.div_ceil(2 * rayon::current_num_threads()).clamp(64, 512)
 }
 

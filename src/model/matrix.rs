@@ -59,7 +59,7 @@ pub fn multiply(
 /// # Safety
 /// `fill` writes every one of them.
 #[allow(unsafe_code)]
-pub unsafe fn filled(len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+pub unsafe fn filled<T>(len: usize, fill: impl FnOnce(&mut [MaybeUninit<T>])) -> Vec<T> {
     let mut values = Vec::with_capacity(len);
     fill(&mut values.spare_capacity_mut()[..len]);
     // SAFETY: the capacity is there, and the caller promises that every value is written.

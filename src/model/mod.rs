@@ -2,12 +2,19 @@
 //! In: a checkpoint and windows of token ids. Out: gates to an [`Observer`]; hidden states or logits when asked.
 
 mod activation;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
+mod attention_bf16;
+pub mod bf16;
 pub mod cost;
+pub mod device;
 mod embedding;
 mod experts;
 pub mod family;
 mod feed_forward;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod head;
 mod layer;
 mod linear;
@@ -15,6 +22,7 @@ pub mod loss;
 mod matrix;
 mod norm;
 mod observer;
+mod positions;
 mod residual;
 mod rope;
 mod simd;
@@ -30,14 +38,16 @@ pub use self::{
     rope::{RopeScaling, RopeSpec},
     spec::DecoderSpec,
 };
-use self::{embedding::Embedding, head::Head, layer::Layer, norm::Norm, rope::Rotary, weights::Weights};
+use self::{embedding::Embedding, head::Head, layer::Layer, norm::Norm, positions::Positions, weights::Weights};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 
 /// Which operators a forward pass uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
-    /// Fused operators, without gradients.
+    /// Fused operators, without gradients: on the CPU, kernels of our own.
     Inference,
+    /// Fused operators that every device has, without gradients: what `Inference` means on a GPU. On the CPU it is there to be tested.
+    Portable,
     /// Operators with gradients: the fused ones drop them without a word.
     Differentiable,
 }
@@ -49,6 +59,7 @@ pub struct Decoder {
     layers: Vec<Layer>,
     norm: Norm,
     head: Head,
+    path: Path,
 }
 
 /// What can be wrong with a model.
@@ -88,11 +99,12 @@ impl Decoder {
     pub fn build(architecture: &Architecture, path: Path, weight: impl FnMut(&str) -> Result<Tensor>) -> Result<Self> {
         let mut weights = Weights::new(architecture, path, weight);
         let embedding = Embedding::build(&mut weights)?;
+        let path = weights.settle(embedding.device());
         let layers = (0..architecture.spec.ffn.layers).map(|layer| Layer::build(&mut weights, layer));
         let layers = layers.collect::<Result<Vec<_>>>()?;
         let norm = weights.norm(&architecture.names.outer(architecture.names.norm), architecture.spec.norm)?;
         let head = Head::build(&mut weights, &embedding)?;
-        Ok(Self { embedding, layers, norm, head, spec: architecture.spec.clone() })
+        Ok(Self { embedding, layers, norm, head, path, spec: architecture.spec.clone() })
     }
 
     /// The architecture.
@@ -114,12 +126,12 @@ impl Decoder {
     /// When a tensor operation or the observer fails.
     pub fn observe(&self, ids: &Tensor, observer: &mut dyn Observer) -> Result<()> {
         let (last, rest) = self.layers.split_last().expect("a decoder has layers");
-        let ropes = self.ropes(ids)?;
+        let positions = self.positions(ids)?;
         let mut x = self.embedding.forward(ids)?;
         for layer in rest {
-            x = layer.forward(x, &ropes, observer)?;
+            x = layer.forward(x, &positions, observer)?;
         }
-        last.observe(x, &ropes, observer)
+        last.observe(x, &positions, observer)
     }
 
     /// Hidden states after the final norm, `[batch, seq, hidden]`.
@@ -127,10 +139,10 @@ impl Decoder {
     /// # Errors
     /// When a tensor operation or the observer fails.
     pub fn hidden(&self, ids: &Tensor, observer: &mut dyn Observer) -> Result<Tensor> {
-        let ropes = self.ropes(ids)?;
+        let positions = self.positions(ids)?;
         let mut x = self.embedding.forward(ids)?;
         for layer in &self.layers {
-            x = layer.forward(x, &ropes, observer)?;
+            x = layer.forward(x, &positions, observer)?;
         }
         self.norm.forward(&x)
     }
@@ -156,9 +168,7 @@ impl Decoder {
         Tensor::stack(&losses.collect::<Result<Vec<_>>>()?, 0)
     }
 
-    /// One table of angles for each rotary embedding that some layer uses.
-    fn ropes(&self, ids: &Tensor) -> Result<Vec<Rotary>> {
-        let (seq, dtype) = (ids.dim(1)?, self.embedding.dtype());
-        self.spec.ropes.iter().map(|rope| Rotary::new(rope, seq, dtype, ids.device())).collect()
+    fn positions(&self, ids: &Tensor) -> Result<Positions> {
+        Positions::new(&self.spec, ids.dim(1)?, self.embedding.dtype(), ids.device(), self.path)
     }
 }

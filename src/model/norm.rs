@@ -4,6 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::{
     Path,
+    linear::{activations, beside},
     spec::{NormKind, NormSpec},
 };
 
@@ -18,9 +19,11 @@ pub struct Norm {
 
 impl Norm {
     pub fn new(spec: NormSpec, weight: Tensor, bias: Option<Tensor>, path: Path) -> Result<Self> {
+        let bias = beside(&weight, bias)?;
+        let weight = weight.to_dtype(activations(&weight))?;
         // While training the weight itself is the variable, and 1 is added at every use.
         let weight = match (spec.kind, path) {
-            (NormKind::RmsPlusOne, Path::Inference) => (weight + 1.0)?,
+            (NormKind::RmsPlusOne, Path::Inference | Path::Portable) => (weight + 1.0)?,
             _ => weight,
         };
         Ok(Self { spec, weight, bias, path })
@@ -36,12 +39,12 @@ impl Norm {
         match (self.path, self.spec.kind) {
             (Path::Differentiable, NormKind::RmsPlusOne) => self.plain(x, &(&self.weight + 1.0)?),
             (Path::Differentiable, _) => self.plain(x, &self.weight),
-            (Path::Inference, NormKind::Layer) => {
+            (Path::Inference | Path::Portable, NormKind::Layer) => {
                 let zeros = || self.weight.zeros_like();
                 let bias = self.bias.as_ref().map_or_else(zeros, |bias| Ok(bias.clone()))?;
                 candle_nn::ops::layer_norm(&x.contiguous()?, &self.weight, &bias, eps)
             }
-            (Path::Inference, _) => candle_nn::ops::rms_norm(&x.contiguous()?, &self.weight, eps),
+            (Path::Inference | Path::Portable, _) => candle_nn::ops::rms_norm(&x.contiguous()?, &self.weight, eps),
         }
     }
 

@@ -52,6 +52,12 @@ pub struct Tally {
     stretches: Vec<Stretch>,
     /// The same as runs.
     runs: Vec<Run>,
+    /// Feed-forward networks before this one have counted the batch already, those before `counted` in this pass.
+    first: usize,
+    counted: usize,
+    /// What a GPU has counted and this tally has not heard of.
+    #[cfg(feature = "cuda")]
+    pub(super) abroad: super::gpu::Abroad,
     /// Per fold: tokens at which the neuron was active.
     pub active: Vec<Vec<u64>>,
     /// Per fold, in the order of [`FfnShape::ffn`]: tokens that were routed to the expert. Without folds in a dense model, where
@@ -73,6 +79,10 @@ impl Tally {
         Self {
             shape,
             stretches: Vec::new(),
+            first: 0,
+            counted: 0,
+            #[cfg(feature = "cuda")]
+            abroad: super::gpu::Abroad::default(),
             runs: Vec::new(),
             active: vec![vec![0; neurons]; folds],
             routed: if shape.is_routed() { vec![vec![0; shape.ffns()]; folds] } else { Vec::new() },
@@ -90,6 +100,9 @@ impl Tally {
 
     /// Says to which fold each token of each window of the next batch belongs.
     pub fn begin<'a>(&mut self, windows: impl IntoIterator<Item = &'a [u8]>) {
+        (self.first, self.counted) = (0, 0);
+        #[cfg(feature = "cuda")]
+        self.abroad.begin();
         // A stretch ends with its window, so that sums do not depend on which windows share a batch.
         let alike = windows.into_iter().flat_map(|folds| folds.chunk_by(|a, b| a == b));
         (self.stretches, self.runs) = (Vec::new(), Vec::new());
@@ -100,6 +113,39 @@ impl Tally {
             self.stretches.push(Stretch { fold, end });
             self.runs.extend(folds.chunks(PIECE).map(|piece| Run { fold, tokens: piece.len() }));
         }
+    }
+
+    /// How many feed-forward networks, in the order of [`FfnShape::ffn`], have counted the batch at hand.
+    #[must_use]
+    pub fn counted(&self) -> usize {
+        self.counted
+    }
+
+    /// Says, after [`Tally::begin`], that so many feed-forward networks have counted these tokens in a pass that failed behind
+    /// them: they are not to count them twice.
+    pub fn resume(&mut self, counted: usize) {
+        (self.first, self.counted) = (counted, counted);
+    }
+
+    pub(super) fn wants(&self, ffn: usize) -> bool {
+        ffn >= self.first
+    }
+
+    pub(super) fn has_counted(&mut self, ffn: usize) {
+        self.counted = self.counted.max(ffn + 1);
+    }
+
+    /// Brings home what a GPU has counted; before it, the sums of passes there are not in the tally.
+    ///
+    /// # Errors
+    /// When the GPU has failed in one of those passes.
+    #[cfg_attr(not(feature = "cuda"), allow(clippy::unnecessary_wraps))]
+    pub fn settle(&mut self) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let Some(sums) = self.abroad.take() {
+            sums.bring_home(self)?;
+        }
+        Ok(())
     }
 
     /// The runs of the batch, in the order of its tokens.

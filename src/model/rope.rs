@@ -161,12 +161,12 @@ impl Rotary {
 
     fn turn_whole(&self, x: &Tensor, path: Path) -> Result<Tensor> {
         use candle_nn::rotary_emb::{rope_i, rope_i_slow, rope_slow, rope_thd};
-        if path == Path::Inference && !self.interleaved {
+        if path != Path::Differentiable && !self.interleaved {
             return rope_thd(&x.contiguous()?, &self.cos, &self.sin);
         }
         let by_head = x.transpose(1, 2)?.contiguous()?;
         let turned = match (path, self.interleaved) {
-            (Path::Inference, _) => rope_i(&by_head, &self.cos, &self.sin),
+            (Path::Inference | Path::Portable, _) => rope_i(&by_head, &self.cos, &self.sin),
             (Path::Differentiable, true) => rope_i_slow(&by_head, &self.cos, &self.sin),
             (Path::Differentiable, false) => rope_slow(&by_head, &self.cos, &self.sin),
         };

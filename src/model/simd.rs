@@ -3,9 +3,9 @@
 /// Declares a function whose body is compiled three times, for AVX-512, for AVX2 with FMA, and for any processor, and that runs
 /// the widest one that this processor has. What the body calls must be `#[inline(always)]` to be compiled with it.
 macro_rules! vectorised {
-    ($(#[$meta:meta])* fn $name:ident($($arg:ident: $kind:ty),* $(,)?) $body:block) => {
+    ($(#[$meta:meta])* $visible:vis fn $name:ident($($arg:ident: $kind:ty),* $(,)?) $body:block) => {
         $(#[$meta])*
-        fn $name($($arg: $kind),*) {
+        $visible fn $name($($arg: $kind),*) {
             #[inline(always)]
             fn body($($arg: $kind),*) $body
             #[cfg(target_arch = "x86_64")]
@@ -81,4 +81,34 @@ pub fn erf(x: f32) -> f32 {
     let q = q.mul_add(square, -7.373_329_2e-3);
     let q = q.mul_add(square, -1.426_474e-2);
     x * p / q
+}
+
+/// The 16 bits of the nearest bf16, ties to even; a NaN stays one.
+#[inline(always)]
+fn nearest(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    if bits & 0x7fff_ffff > 0x7f80_0000 { bits >> 16 | 0x40 } else { rounded }
+}
+
+vectorised! {
+    /// Values as pairs of bf16, the earlier of a pair low; what `pairs` has more stays as it is.
+    pub fn pack(values: &[f32], pairs: &mut [u32]) {
+        let (whole, rest) = values.as_chunks::<2>();
+        for (to, [low, high]) in pairs.iter_mut().zip(whole) {
+            *to = nearest(*low) | nearest(*high) << 16;
+        }
+        if let [last] = rest {
+            pairs[whole.len()] = nearest(*last);
+        }
+    }
+}
+
+vectorised! {
+    /// Values of two rows as pairs of bf16, those of the first low.
+    pub fn interleave(low: &[f32], high: &[f32], pairs: &mut [u32]) {
+        for (to, (low, high)) in pairs.iter_mut().zip(low.iter().zip(high)) {
+            *to = nearest(*low) | nearest(*high) << 16;
+        }
+    }
 }

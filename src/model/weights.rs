@@ -1,6 +1,6 @@
 //! Tensors of a checkpoint as the parts of a decoder want them: fused projections apart, transposed weights turned.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
 use super::{
     Path,
@@ -33,6 +33,14 @@ impl<'a> Weights<'a> {
     }
 
     pub fn path(&self) -> Path {
+        self.path
+    }
+
+    /// The path, once it is known where the weights are.
+    pub fn settle(&mut self, device: &Device) -> Path {
+        if self.path == Path::Inference && !device.is_cpu() {
+            self.path = Path::Portable;
+        }
         self.path
     }
 

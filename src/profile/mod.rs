@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     counts::{COUNTS_SCHEMA, CountsReader, CountsTable, TableLayout, counts_schema, counts_version, write_counts},
     routed::{ROUTED_SCHEMA, Routed, RoutedTable, routed_schema, write_routed},
-    run::{Event, Finish, Profiler},
+    run::{Event, Finish, Profiler, in_batches},
     store::{ProfileFolder, ProfileHead},
 };
 pub(crate) use self::{

@@ -15,7 +15,7 @@ use super::{Profile, ProfileError, ProfileFolder};
 use crate::{
     corpus::{Corpus, Split},
     language::LanguageCode,
-    model::{Decoder, ModelError, Tally},
+    model::{Decoder, ModelError, Tally, device::is_out_of_memory},
     tokens::{Coverage, Window, WindowPlan, Windows},
 };
 
@@ -31,7 +31,7 @@ pub struct Profiler<'a> {
     pub split: Split,
     /// How it is cut.
     pub plan: WindowPlan,
-    /// Windows that go through the model together.
+    /// Windows that go through the model together, at first: half as many whenever the device has no room for them.
     pub batch: usize,
     /// Set by a signal: the run ends before the next batch.
     pub stop: &'a AtomicBool,
@@ -123,7 +123,7 @@ impl Profiler<'_> {
         tell: &mut impl FnMut(Event),
     ) -> Result<Finish, ProfileError> {
         let empty = || Tally::new(self.decoder.spec().ffn, self.plan.folds);
-        let mut tally = empty();
+        let (mut tally, mut room) = (empty(), self.batch);
         for message in receive {
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(Finish::Stopped);
@@ -132,12 +132,13 @@ impl Profiler<'_> {
                 Message::Failed(error) => return Err(error),
                 Message::Batch(language, windows) => {
                     let tokens = windows.len() as u64 * self.plan.context as u64;
-                    self.forward(&windows, &mut tally).map_err(ModelError::from)?;
+                    self.forward(&windows, &mut room, &mut tally).map_err(ModelError::from)?;
                     tell(Event::Batch(language, tokens));
                 }
                 Message::End(coverage) => {
+                    tally.settle().map_err(ModelError::from)?;
                     let profile = Profile { coverage, tally: std::mem::replace(&mut tally, empty()) };
-                    check_finite(&profile)?;
+                    check_finite(&profile, &folder.head.parameters.precision)?;
                     folder.write(&profile)?;
                     tell(Event::Finished(&profile.coverage));
                 }
@@ -146,22 +147,65 @@ impl Profiler<'_> {
         Ok(Finish::Done)
     }
 
-    fn forward(&self, windows: &[Window], tally: &mut Tally) -> candle_core::Result<()> {
-        let ids: Vec<u32> = windows.iter().flat_map(|window| &window.ids).copied().collect();
-        let ids = Tensor::from_vec(ids, (windows.len(), self.plan.context), self.decoder.device())?;
-        tally.begin(windows.iter().map(|window| window.folds.as_slice()));
-        self.decoder.observe(&ids, tally)
+    fn forward(&self, windows: &[Window], room: &mut usize, tally: &mut Tally) -> candle_core::Result<()> {
+        in_batches(windows, room, tally, &mut |windows, tally| {
+            let ids: Vec<u32> = windows.iter().flat_map(|window| &window.ids).copied().collect();
+            let ids = Tensor::from_vec(ids, (windows.len(), self.plan.context), self.decoder.device())?;
+            self.decoder.observe(&ids, tally)
+        })
     }
 }
 
-fn check_finite(profile: &Profile) -> Result<(), ProfileError> {
+/// Counts windows in batches of at most `room`. Where a pass fails for want of memory, `room` is halved and its windows go through once
+/// more in smaller batches; the layers that had counted them do not count them again.
+///
+/// # Errors
+/// When a pass fails for another reason, or the device has no room for a single window.
+pub fn in_batches(
+    windows: &[Window],
+    room: &mut usize,
+    tally: &mut Tally,
+    pass: &mut dyn FnMut(&[Window], &mut Tally) -> candle_core::Result<()>,
+) -> candle_core::Result<()> {
+    let mut rest = windows;
+    while !rest.is_empty() {
+        let (batch, behind) = rest.split_at(rest.len().min(*room));
+        count_batch(batch, 0, room, tally, pass)?;
+        rest = behind;
+    }
+    Ok(())
+}
+
+/// One batch, which `counted` feed-forward networks have counted before.
+fn count_batch(
+    windows: &[Window],
+    counted: usize,
+    room: &mut usize,
+    tally: &mut Tally,
+    pass: &mut dyn FnMut(&[Window], &mut Tally) -> candle_core::Result<()>,
+) -> candle_core::Result<()> {
+    tally.begin(windows.iter().map(|window| window.folds.as_slice()));
+    tally.resume(counted);
+    match pass(windows, tally) {
+        Err(error) if is_out_of_memory(&error) && windows.len() > 1 => {
+            let half = windows.len().div_ceil(2);
+            tracing::warn!("no room for {} windows at once; going on with {half}", windows.len());
+            *room = half;
+            let counted = tally.counted();
+            windows.chunks(half).try_for_each(|windows| count_batch(windows, counted, room, tally, pass))
+        }
+        result => result,
+    }
+}
+
+fn check_finite(profile: &Profile, precision: &str) -> Result<(), ProfileError> {
     let shape = profile.tally.shape();
     match profile.tally.sum_sq.iter().position(|sum| !sum.is_finite()) {
         None => Ok(()),
         Some(flat) => Err(ProfileError::NotFinite {
             language: profile.coverage.language,
             layer: shape.neuron(flat).layer,
-            precision: "f32".to_owned(),
+            precision: precision.to_owned(),
         }),
     }
 }

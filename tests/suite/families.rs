@@ -175,6 +175,40 @@ fn the_fused_and_the_differentiable_path_agree() {
 }
 
 #[test]
+fn the_operators_that_every_device_has_agree_with_our_own() {
+    walk(|folder| {
+        let (ours, portable) = (load(folder, Path::Inference)?, load(folder, Path::Portable)?);
+        let reference = fixture(&folder.join("reference.safetensors"));
+        let ids = ids(&reference["input_ids"]);
+        let (a, b) = (ours.logits(&ids, &mut Unobserved).unwrap(), portable.logits(&ids, &mut Unobserved).unwrap());
+        near("logits", &a, &b, 1e-4)?;
+        let counted = tally(&portable, &ids, |tally| portable.observe(&ids, tally).unwrap());
+        counts_agree(&counted.active[0], &reference["gate_active"], &reference["gate_near_zero"])
+    });
+}
+
+#[test]
+fn in_bf16_every_family_is_near_itself_in_f32() {
+    walk(|folder| {
+        let checkpoint = Checkpoint::open(folder).map_err(|error| error.to_string())?;
+        let load =
+            |dtype, path| Decoder::load(&checkpoint, dtype, &Device::Cpu, path).map_err(|error| error.to_string());
+        let (wide, narrow) = (load(DType::F32, Path::Inference)?, load(DType::BF16, Path::Inference)?);
+        let ids = ids(&fixture(&folder.join("reference.safetensors"))["input_ids"]);
+        let (a, b) = (wide.hidden(&ids, &mut Unobserved).unwrap(), narrow.hidden(&ids, &mut Unobserved).unwrap());
+        let scale = floats(&a).iter().map(|x| x * x).sum::<f64>().sqrt();
+        let error = floats(&(a - b).unwrap()).iter().map(|x| x * x).sum::<f64>().sqrt();
+        // A mixture may send a token that is near the border to another expert.
+        let allowed = if wide.spec().ffn.is_routed() { 0.5 } else { 0.05 };
+        let logits = narrow.logits(&ids, &mut Unobserved).map_err(|error| error.to_string())?;
+        if logits.dtype() != DType::F32 {
+            return Err(format!("logits in {:?}", logits.dtype()));
+        }
+        if error < allowed * scale { Ok(()) } else { Err(format!("relative error {}", error / scale)) }
+    });
+}
+
+#[test]
 fn an_observer_changes_no_logit_and_a_whole_pass_counts_as_a_profiling_pass() {
     walk(|folder| {
         let decoder = load(folder, Path::Inference)?;

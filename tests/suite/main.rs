@@ -3,14 +3,17 @@
 mod atlas;
 mod bad_input;
 mod bench;
+mod bf16;
 mod compare;
 mod corpus;
 mod demo;
+mod device;
 mod experts;
 mod families;
 mod gemma3;
 mod gguf;
 mod gguf_parts;
+mod gpu;
 mod harness;
 mod hostile;
 mod identify;

@@ -1,0 +1,61 @@
+//! What a forward pass needs to know of positions: the angles of rotary embeddings, and which keys a query does not see.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use super::{DecoderSpec, Path, rope::Rotary};
+
+/// Tables for windows of one length, made once for all layers.
+pub struct Positions {
+    /// One table of angles for each rotary embedding that some layer uses.
+    pub ropes: Vec<Rotary>,
+    /// Per sliding window of some layer, `[seq, seq]`: 0 where a query sees a key, −∞ where not. Empty where a kernel knows.
+    unseen: BTreeMap<Option<usize>, Tensor>,
+    /// `[seq, seq]`: how far a key lies behind a query, where scores depend on it.
+    distances: Option<Tensor>,
+}
+
+impl Positions {
+    pub fn new(spec: &DecoderSpec, seq: usize, dtype: DType, device: &Device, path: Path) -> Result<Self> {
+        let ropes = spec.ropes.iter().map(|rope| Rotary::new(rope, seq, dtype, device)).collect::<Result<_>>()?;
+        let (mut unseen, mut distances) = (BTreeMap::new(), None);
+        if path == Path::Portable {
+            for layer in &spec.layers {
+                if !unseen.contains_key(&layer.window) {
+                    let sees = |i: usize, j: usize| j <= i && layer.window.is_none_or(|window| i - j < window);
+                    let value = |i, j| if sees(i, j) { 0.0 } else { f32::NEG_INFINITY };
+                    unseen.insert(layer.window, table(seq, value, device)?.to_dtype(dtype)?);
+                }
+            }
+            if spec.attention.alibi {
+                distances = Some(table(seq, |i, j| i as f32 - j as f32, device)?);
+            }
+        }
+        Ok(Self { ropes, unseen, distances })
+    }
+
+    /// What is added to the scores of some queries and keys, `[queries, keys]`.
+    pub fn unseen(
+        &self,
+        window: Option<usize>,
+        start: usize,
+        queries: usize,
+        oldest: usize,
+        keys: usize,
+    ) -> Result<Tensor> {
+        let Some(table) = self.unseen.get(&window) else { candle_core::bail!("no layer has a window of {window:?}") };
+        table.narrow(0, start, queries)?.narrow(1, oldest, keys)
+    }
+
+    /// Distances of some queries and keys, `[queries, keys]`.
+    pub fn distances(&self, start: usize, queries: usize, oldest: usize, keys: usize) -> Result<Tensor> {
+        let Some(table) = &self.distances else { candle_core::bail!("no layer's scores depend on distances") };
+        table.narrow(0, start, queries)?.narrow(1, oldest, keys)
+    }
+}
+
+fn table(seq: usize, value: impl Fn(usize, usize) -> f32, device: &Device) -> Result<Tensor> {
+    let values = (0..seq).flat_map(|i| (0..seq).map(move |j| (i, j))).map(|(i, j)| value(i, j));
+    Tensor::from_vec(values.collect::<Vec<_>>(), (seq, seq), device)
+}

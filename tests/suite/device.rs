@@ -1,0 +1,141 @@
+//! Devices, number formats and batches: what is asked for and what becomes of it.
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use neuroglot::{
+    checkpoint::Checkpoint,
+    model::{self, Decoder, Observer, Tally, device::batch_tokens},
+    profile::in_batches,
+    tokens::Window,
+};
+
+use crate::harness::Sandbox;
+
+#[test]
+fn a_device_that_this_program_was_built_without_is_refused_in_words() {
+    let sandbox = Sandbox::new();
+    for (device, feature) in [("cuda", "cuda"), ("cuda:3", "cuda"), ("metal", "metal")] {
+        if (feature == "cuda" && cfg!(feature = "cuda")) || (feature == "metal" && cfg!(feature = "metal")) {
+            continue;
+        }
+        let said = sandbox.run(&format!(
+            "profile --model model --corpus dir:text --tokens 64 --context 16 --out p --device {device}"
+        ));
+        assert_eq!(said.code, 1, "{}", said.stderr);
+        let wanted = format!(
+            "--device {device}: this program was built without {feature}; build it by `cargo build --release --features {feature}`, or take --device cpu"
+        );
+        assert!(said.stderr.contains(&wanted), "{}", said.stderr);
+        assert!(!sandbox.path("p").exists());
+    }
+    let said = sandbox.run("profile --model model --corpus dir:text --tokens 64 --out p --device cuda:x");
+    assert_eq!(said.code, 2);
+    assert!(said.stderr.contains("`cuda:x` is no device; write auto, cpu, cuda, cuda:N or metal"), "{}", said.stderr);
+}
+
+#[test]
+fn the_number_format_is_part_of_the_run() {
+    let sandbox = Sandbox::new();
+    let command = "profile --model model --corpus dir:text --tokens 64 --context 16 --out p";
+    sandbox.run(&format!("{command} --dtype bf16")).done();
+    let head: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(sandbox.path("p/profile.json")).unwrap()).unwrap();
+    assert_eq!((&head["parameters"]["precision"], &head["parameters"]["device"]), (&"bf16".into(), &"cpu".into()));
+    let said = sandbox.run(command);
+    assert_eq!(said.code, 1);
+    assert!(said.stderr.contains("precision"), "{}", said.stderr);
+}
+
+fn decoder(folder: &str) -> Decoder {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    Decoder::load(&Checkpoint::open(&folder).unwrap(), DType::F32, &Device::Cpu, model::Path::Inference).unwrap()
+}
+
+/// Counts up to one layer and then has no more room.
+struct Cramped<'a> {
+    tally: &'a mut Tally,
+    seen: usize,
+    room: usize,
+}
+
+impl Observer for Cramped<'_> {
+    fn gate(&mut self, _: usize, _: &Tensor) -> candle_core::Result<()> {
+        candle_core::bail!("CUDA_ERROR_OUT_OF_MEMORY, as a driver says it")
+    }
+
+    fn expert(&mut self, layer: usize, _: usize, _: &[u32], gate: &Tensor) -> candle_core::Result<()> {
+        self.gate(layer, gate)
+    }
+
+    fn tally(&mut self) -> Option<&mut Tally> {
+        self.seen += 1;
+        (self.seen <= self.room).then_some(&mut *self.tally)
+    }
+}
+
+fn windows(decoder: &Decoder, n: usize, context: usize) -> Vec<Window> {
+    let id = |i: usize| u32::try_from(i * 7919 % decoder.spec().vocabulary).unwrap();
+    let folds = |window: usize| (0..context).map(move |i| u8::from((i + window) % 5 > 2)).collect();
+    (0..n).map(|w| Window { ids: (0..context).map(|i| id(w * context + i)).collect(), folds: folds(w) }).collect()
+}
+
+fn ids(windows: &[Window]) -> Tensor {
+    let (n, context) = (windows.len(), windows[0].ids.len());
+    let ids: Vec<u32> = windows.iter().flat_map(|window| window.ids.clone()).collect();
+    Tensor::from_vec(ids, (n, context), &Device::Cpu).unwrap()
+}
+
+#[test]
+fn a_batch_without_room_is_halved_and_nothing_is_lost_or_counted_twice() {
+    for folder in ["atlas/demo/model", "tests/fixtures/families/mixtral"] {
+        if !Path::new(env!("CARGO_MANIFEST_DIR")).join(folder).exists() {
+            panic!("{folder} is gone; take another mixture");
+        }
+        let decoder = decoder(folder);
+        let windows = windows(&decoder, 7, 12);
+        let empty = || Tally::new(decoder.spec().ffn, 2);
+        let mut whole = empty();
+        let mut room = 7;
+        in_batches(&windows, &mut room, &mut whole, &mut |windows, tally| decoder.observe(&ids(windows), tally))
+            .unwrap();
+        assert_eq!(room, 7);
+        // Room for batches of two, and in larger ones for the first layer or two: the harder the larger the batch.
+        let (mut halved, mut passes) = (empty(), Vec::new());
+        in_batches(&windows, &mut room, &mut halved, &mut |windows, tally| {
+            passes.push(windows.len());
+            let room = if windows.len() <= 2 { usize::MAX } else { 8 - windows.len() };
+            decoder.observe(&ids(windows), &mut Cramped { tally, seen: 0, room })
+        })
+        .unwrap();
+        assert_eq!(room, 2, "{folder}");
+        assert!(passes.iter().any(|&n| n > 2) && passes.iter().filter(|&&n| n <= 2).sum::<usize>() == 7, "{passes:?}");
+        assert!((&halved.active, &halved.routed) == (&whole.active, &whole.routed), "{folder}: counts differ");
+        if decoder.spec().ffn.is_routed() {
+            // Few tokens are multiplied in other blocks than many, so that an expert's sums may differ in their last bits.
+            for (a, b) in halved.sum.iter().zip(&whole.sum).chain(halved.sum_sq.iter().zip(&whole.sum_sq)) {
+                assert!((a - b).abs() < 1e-5 * (1.0 + b.abs()), "{folder}: {a} for {b}");
+            }
+        } else {
+            assert!((&halved.sum, &halved.sum_sq, &halved.max) == (&whole.sum, &whole.sum_sq, &whole.max), "{folder}");
+        }
+    }
+}
+
+#[test]
+fn a_single_window_without_room_is_an_error() {
+    let decoder = decoder("atlas/demo/model");
+    let (windows, mut tally, mut room) = (windows(&decoder, 2, 12), Tally::new(decoder.spec().ffn, 2), 2);
+    let failed = in_batches(&windows, &mut room, &mut tally, &mut |windows, tally| {
+        decoder.observe(&ids(windows), &mut Cramped { tally, seen: 0, room: 1 })
+    });
+    assert!(failed.unwrap_err().to_string().contains("OUT_OF_MEMORY"));
+}
+
+#[test]
+fn a_batch_is_whole_windows_and_at_least_one() {
+    let spec = decoder("atlas/demo/model").spec().clone();
+    for (context, wanted) in [(128, 2048), (500, 2000), (4096, 4096)] {
+        assert_eq!(batch_tokens(&spec, DType::F32, &Device::Cpu, context), wanted);
+    }
+}
