@@ -385,7 +385,9 @@ fn wide(x: &[f32], inner: usize, panel: &[Line], product: &mut [MaybeUninit<f32>
         })
     };
     for (all, to) in all.chunks_exact(WIDTH).zip(product.chunks_mut(stride)) {
-        to[..PANEL].write_copy_of_slice(&all[..PANEL]);
+        for (to, all) in to[..PANEL].iter_mut().zip(all) {
+            to.write(*all);
+        }
     }
 }
 

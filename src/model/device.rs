@@ -132,9 +132,8 @@ impl Precision {
     pub fn on(self, device: &Device) -> DType {
         match self {
             Self::F32 => DType::F32,
-            Self::Bf16 => DType::BF16,
             Self::Auto if device.is_cpu() => DType::F32,
-            Self::Auto => DType::BF16,
+            Self::Bf16 | Self::Auto => DType::BF16,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What a forward pass needs to know of positions: the angles of rotary embeddings, and which keys a query does not see.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -22,10 +22,10 @@ impl Positions {
         let (mut unseen, mut distances) = (BTreeMap::new(), None);
         if path == Path::Portable {
             for layer in &spec.layers {
-                if !unseen.contains_key(&layer.window) {
+                if let Entry::Vacant(place) = unseen.entry(layer.window) {
                     let sees = |i: usize, j: usize| j <= i && layer.window.is_none_or(|window| i - j < window);
                     let value = |i, j| if sees(i, j) { 0.0 } else { f32::NEG_INFINITY };
-                    unseen.insert(layer.window, table(seq, value, device)?.to_dtype(dtype)?);
+                    place.insert(table(seq, value, device)?.to_dtype(dtype)?);
                 }
             }
             if spec.attention.alibi {

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """How fast PyTorch with transformers profiles a checkpoint: the peer that neuroglot's speed is held against.
 
-usage: peer_profile.py MODEL_DIR [--dtype f32|bf16] [--threads 2] [--batch 4] [--context 512] [--rounds 5] [--turns] [--device cpu|cuda] [--seed 0]
+usage: peer_profile.py MODEL_DIR|--shape NAME [--layers N] [--dtype f32|bf16] [--threads 2] [--batch 4] [--context 512] [--rounds 5] [--turns] [--device cpu|cuda] [--seed 0]
 
+--shape takes random weights of the sizes that atlas/shapes.json has under a name, as `neuroglot bench --shape` does.
 It does the same work: every token passes the decoder without its head, and hooks on the activation functions count, per neuron,
 the tokens whose activation is positive. Attention is PyTorch's own (sdpa), and nothing is cached. One batch of random
 ids runs once to warm up and then --rounds times. Prints one JSON line: tokens_per_second is the median, spread the slowest and the fastest round.
@@ -17,14 +18,18 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
+SHAPES = Path(__file__).parents[2] / "atlas" / "shapes.json"
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
 def arguments():
     parser = argparse.ArgumentParser(description="Times PyTorch with transformers counting active FFN neurons.")
-    parser.add_argument("model", type=Path, help="a Hugging Face checkpoint folder")
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("model", type=Path, nargs="?", help="a Hugging Face checkpoint folder")
+    model.add_argument("--shape", help="sizes of a well-known model")
+    parser.add_argument("--layers", type=int, help="of a shape, only so many")
     parser.add_argument("--dtype", choices=DTYPES, default="f32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=4, help="windows per forward pass")
@@ -34,6 +39,19 @@ def arguments():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
+
+
+def load(options):
+    dtype = DTYPES[options.dtype]
+    if options.shape is None:
+        return AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype, attn_implementation="sdpa").to(options.device)
+    sizes = json.loads(SHAPES.read_text(encoding="utf-8"))[options.shape]
+    if options.layers:
+        sizes["num_hidden_layers"] = min(options.layers, sizes["num_hidden_layers"])
+    config = AutoConfig.for_model(sizes.pop("model_type"), **sizes)
+    torch.set_default_dtype(dtype)
+    with torch.device(options.device):
+        return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
 
 
 def count_active(model, device):
@@ -58,7 +76,7 @@ def main():
     torch.set_grad_enabled(False)
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=DTYPES[options.dtype], attn_implementation="sdpa").eval().to(options.device)
+    model = load(options).eval()
     counts = count_active(model, options.device)
     ids = torch.randint(model.config.vocab_size, (options.batch, options.context)).to(options.device)
 
@@ -69,7 +87,7 @@ def main():
     share = counts.sum().item() / (counts.numel() * ids.numel())
     setting = dict(
         peer="transformers",
-        model=options.model.name,
+        model=options.shape or options.model.name,
         dtype=options.dtype,
         device=options.device,
         threads=options.threads,

@@ -88,7 +88,7 @@ fn numbers_that_are_none_stay_so() {
     for kernel in Kernel::available() {
         let product = panels(&[1.0; 4], 2).product(kernel, &[f32::NAN, 1.0, f32::INFINITY, 1.0]);
         assert!(product[0].is_nan() && product[1].is_nan(), "{kernel:?}");
-        assert_eq!(product[2], f32::INFINITY, "{kernel:?}");
+        assert!(product[2].is_infinite() && product[2] > 0.0, "{kernel:?}");
     }
 }
 
