@@ -11,7 +11,7 @@ use std::{
 use parquet::{
     arrow::arrow_reader::ParquetRecordBatchReaderBuilder,
     errors::ParquetError,
-    file::metadata::{ColumnChunkMetaData, ParquetMetaData},
+    file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData},
 };
 
 /// Values that a byte of a table may stand for. Run lengths pack a column without news into nothing, and a stranger's table of a few bytes
@@ -61,7 +61,7 @@ pub fn problem(file: &mut File, metadata: &ParquetMetaData) -> std::io::Result<O
             "declares {declared} rows, which {length} bytes cannot hold; download or make it again"
         )));
     }
-    for column in metadata.row_groups().iter().flat_map(|group| group.columns()) {
+    for column in metadata.row_groups().iter().flat_map(RowGroupMetaData::columns) {
         if let Some(problem) = column_problem(file, length, most, column)? {
             let name = column.column_path().string();
             return Ok(Some(format!("column `{name}` {problem}; download or make it again")));

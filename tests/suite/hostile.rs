@@ -316,7 +316,7 @@ fn hostile_archives() -> Vec<(&'static str, Vec<u8>)> {
         (
             "a link",
             changed(|entries| {
-                entries.push(Entry { mode: 0o120_777, ..Entry::stored("torch-2.15.0/link", "/etc/passwd") })
+                entries.push(Entry { mode: 0o120_777, ..Entry::stored("torch-2.15.0/link", "/etc/passwd") });
             }),
         ),
         ("an encrypted entry", changed(|entries| entry(entries, "/data/0").flags = 1)),
@@ -628,9 +628,9 @@ fn with_column(whole: &Whole, table: &str, name: &str, column: Option<arrow::arr
 
 #[test]
 fn tables_that_say_what_cannot_be_are_refused() {
-    let mut log = Log::default();
     use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray};
     use std::sync::Arc;
+    let mut log = Log::default();
     let whole = Whole::new();
     let number = |n: i64| Some(Arc::new(Int64Array::from(vec![n])) as ArrayRef);
     let text = |text: &str| Some(Arc::new(StringArray::from(vec![text])) as ArrayRef);
@@ -957,7 +957,7 @@ fn gguf_files_that_lie_are_refused() {
         (
             "a list of 2^40 texts",
             with(&|parts| {
-                parts.set("general.tags", gguf_parts::LIST, gguf_parts::list(gguf_parts::TEXT, 1 << 40, &[]))
+                parts.set("general.tags", gguf_parts::LIST, gguf_parts::list(gguf_parts::TEXT, 1 << 40, &[]));
             }),
         ),
         ("lists a hundred thousand deep", with(&|parts| parts.set("general.tags", gguf_parts::LIST, deep.clone()))),

@@ -509,10 +509,11 @@ impl<'a> Machine<'a> {
         let made = match (name, self.tuples[arguments].as_slice()) {
             (Name::OrderedDict, []) => Value::Hooks,
             // A seventh part is the tensor's metadata, of which an index has none.
-            (Name::RebuildTensor, &[storage, offset, size, stride, Value::Bool, Value::Hooks])
-            | (Name::RebuildTensor, &[storage, offset, size, stride, Value::Bool, Value::Hooks, Value::None]) => {
-                self.tensor(storage, offset, size, stride)?
-            }
+            (
+                Name::RebuildTensor,
+                &([storage, offset, size, stride, Value::Bool, Value::Hooks]
+                | [storage, offset, size, stride, Value::Bool, Value::Hooks, Value::None]),
+            ) => self.tensor(storage, offset, size, stride)?,
             _ => return Err(self.unexpected("other arguments", "those of an index tensor")),
         };
         self.stack.push(made);
@@ -600,7 +601,7 @@ fn foreign(code: u8) -> &'static str {
         b'G' | b'F' => "makes a fraction, not an index",
         b'P' => "asks for something outside the file",
         0x82..=0x84 => "asks for a registered extension, which is not run here",
-        0x8f | 0x90 | 0x91 => "makes a set, not a list",
+        0x8f..=0x91 => "makes a set, not a list",
         _ => "is none that lists of tensors need",
     }
 }

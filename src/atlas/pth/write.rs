@@ -6,6 +6,7 @@ use std::io::{Cursor, Write};
 use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 
 /// `list[language][layer]` of sorted int64 indices.
+#[must_use]
 pub fn lists(languages: &[&[Vec<u32>]]) -> Vec<u8> {
     let mut pickle = Pickle::new();
     let mut storages: Vec<&[u32]> = Vec::new();

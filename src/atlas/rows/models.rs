@@ -98,7 +98,7 @@ impl ModelRow {
         // The tables count layers and experts in 16 bits and neurons in 32; a grid beyond that is none of ours.
         let fits = |row: &&Self| {
             let small = |n: usize| (1..=i16::MAX as usize).contains(&n);
-            let neurons = row.shape().checked_neurons().is_some_and(|n| n > 0 && n <= i32::MAX as usize);
+            let neurons = row.shape().checked_neurons().is_some_and(|n| n > 0 && i32::try_from(n).is_ok());
             small(row.layers) && small(row.experts) && neurons
         };
         match rows.iter().find(|row| !fits(row)) {
