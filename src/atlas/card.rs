@@ -107,6 +107,16 @@ impl Facts<'_> {
         })
     }
 
+    /// The mask file of the example: LAPE's of the first model at its largest rate, where there is one.
+    fn mask(&self) -> &str {
+        let folder = self.models.first().map(|model| format!("masks/{}/", super::model_folder(&model.id)));
+        let masks = || {
+            let inside = |path: &&str| folder.as_ref().is_some_and(|folder| path.starts_with(folder.as_str()));
+            self.files.iter().map(|(path, _, _)| path.as_str()).filter(inside)
+        };
+        masks().find(|path| path.ends_with("/lape.safetensors")).or_else(|| masks().next()).unwrap_or_default()
+    }
+
     /// What speaks for the sets, and what nobody has looked at yet, in sentences.
     fn evidence(&self) -> Vec<String> {
         let mut sentences = Vec::new();
@@ -171,12 +181,12 @@ impl Facts<'_> {
             "title": format!("Neuron atlas of {models}"),
             "languages": codes,
             "example": example.map(|language| language.code),
-            "name": example.map_or("rows", |language| language.code.iso639_3()),
             "count": self.languages.len(),
             "has_counts": configs.iter().any(|config| config["name"] == "counts"),
             "configs": configs,
             "size": size_category(rows),
             "models": self.models.iter().map(|model| self.model(model)).collect::<Vec<_>>(),
+            "mask": self.mask(),
             "evidence": self.evidence(),
             "remarks": self.remarks,
             "files": self.files.len(),

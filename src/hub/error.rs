@@ -99,7 +99,7 @@ pub enum HubError {
     /// A token that may not do this.
     #[error(
         "the token in {token} may not do this to `{repo}`{}; it needs the permission to write there: {endpoint}/settings/tokens",
-        said(.said)
+        quoted(.said)
     )]
     Forbidden {
         /// The Hub.
@@ -180,7 +180,7 @@ pub enum HubError {
         pause: Option<Duration>,
     },
     /// The Hub's own trouble.
-    #[error("{endpoint} answers with status {status}{}; run the same command again, what is finished is kept", said(.said))]
+    #[error("{endpoint} answers with status {status}{}; run the same command again, what is finished is kept", quoted(.said))]
     Server {
         /// The Hub.
         endpoint: String,
@@ -275,7 +275,7 @@ fn accepted(token: Option<&str>) -> String {
     }
 }
 
-fn said(text: &str) -> String {
+fn quoted(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!(" ({text})") }
 }
 
@@ -429,7 +429,8 @@ impl Question<'_> {
 
 impl HubError {
     /// An error of the file system.
-    pub(super) fn of_file(path: PathBuf, source: std::io::Error) -> Self {
+    #[must_use]
+    pub fn of_file(path: PathBuf, source: std::io::Error) -> Self {
         match source.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Self::NoRoom { path },
             _ => Self::File { path, source },

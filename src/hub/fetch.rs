@@ -20,10 +20,18 @@ use crate::output;
 /// What the Hub says of a file's content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// A file in the storage for large files, by its SHA-256.
-    Sha256(String),
-    /// A file in git itself, by its blob id.
-    Blob(String),
+    /// A file in the storage for large files, by the id of the pointer that git has in its place. The pointer names the SHA-256 and
+    /// the size and nothing else, so that whoever knows these two knows the id; the hash itself is in the Hub's answer, under a name
+    /// that the crate below does not look for.
+    Large {
+        /// The pointer's id in git.
+        pointer: String,
+    },
+    /// A file in git itself.
+    Small {
+        /// Its id there.
+        blob: String,
+    },
     /// Nothing: a file of the cache, which is asked without the Hub.
     Unknown,
 }
@@ -69,6 +77,12 @@ impl Hub {
             commit
         };
         Ok(self.at_commit(kind, repo, commit))
+    }
+
+    /// The repository at a commit that is known.
+    #[must_use]
+    pub fn at(&self, kind: Kind, repo: &RepoId, commit: &str) -> Snapshot {
+        self.at_commit(kind, repo, commit.to_owned())
     }
 
     pub(super) fn at_commit(&self, kind: Kind, repo: &RepoId, commit: String) -> Snapshot {
@@ -147,9 +161,9 @@ impl Snapshot {
         let entries = self.tree(folder, true)?.into_iter();
         let files = entries.filter_map(|entry| match entry {
             RepoTreeEntry::File { oid, size, path, lfs, .. } => {
-                let content = match lfs.and_then(|lfs| lfs.sha256) {
-                    Some(sha256) => Content::Sha256(sha256),
-                    None => Content::Blob(oid),
+                let content = match lfs {
+                    Some(_) => Content::Large { pointer: oid },
+                    None => Content::Small { blob: oid },
                 };
                 Some(RemoteFile { path, bytes: size, content })
             }
@@ -379,11 +393,12 @@ impl Snapshot {
         let about = fs::metadata(place).map_err(unreadable)?;
         let (found, wanted) = match &file.content {
             _ if about.len() != file.bytes => (format!("{} bytes", about.len()), format!("{} bytes", file.bytes)),
-            Content::Sha256(wanted) => {
-                (format!("SHA-256 {}", output::sha256_file(place).map_err(unreadable)?), format!("SHA-256 {wanted}"))
+            Content::Large { pointer } => {
+                let sha256 = output::sha256_file(place).map_err(unreadable)?;
+                (format!("the pointer id {}", pointer_id(&sha256, about.len())), format!("the pointer id {pointer}"))
             }
-            Content::Blob(wanted) => {
-                (format!("blob id {}", blob_id(place).map_err(unreadable)?), format!("blob id {wanted}"))
+            Content::Small { blob } => {
+                (format!("the blob id {}", blob_id(place).map_err(unreadable)?), format!("the blob id {blob}"))
             }
             Content::Unknown => return Ok(()),
         };
@@ -406,6 +421,24 @@ impl Snapshot {
         // Whatever cannot be removed will be found wrong again.
         let _ = fs::remove_file(place);
     }
+}
+
+impl RemoteFile {
+    /// Whether it is the large file of a hash and a size; a file in git itself has to be looked into.
+    #[must_use]
+    pub fn is_large(&self, sha256: &str, bytes: u64) -> Option<bool> {
+        match &self.content {
+            Content::Large { pointer } => Some(*pointer == pointer_id(sha256, bytes)),
+            Content::Small { .. } | Content::Unknown => None,
+        }
+    }
+}
+
+/// The id under which git knows the pointer to a large file.
+fn pointer_id(sha256: &str, bytes: u64) -> String {
+    let text = format!("version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {bytes}\n");
+    let blob = Sha1::new_with_prefix(format!("blob {}\0", text.len())).chain_update(text);
+    output::hex(&blob.finalize())
 }
 
 /// The id under which git knows a file's content.

@@ -104,8 +104,8 @@ impl Addition {
     #[must_use]
     pub fn is(&self, remote: &RemoteFile) -> bool {
         match &remote.content {
-            Content::Sha256(sha256) => *sha256 == self.sha256,
-            Content::Blob(blob) => *blob == self.blob,
+            Content::Large { .. } => remote.is_large(&self.sha256, self.bytes) == Some(true),
+            Content::Small { blob } => *blob == self.blob,
             Content::Unknown => false,
         }
     }
@@ -310,12 +310,9 @@ impl Repository {
             };
             let file = files.get(&addition.path).ok_or_else(|| altered("not there"))?;
             if !addition.is(file) {
-                return Err(match &file.content {
-                    Content::Sha256(sha256) => altered(&format!("SHA-256 {sha256}")),
-                    Content::Blob(_) | Content::Unknown => altered("other content"),
-                });
+                return Err(altered(&format!("a file of {} bytes with other content", file.bytes)));
             }
-            if addition.binary && matches!(file.content, Content::Blob(_)) {
+            if addition.binary && matches!(file.content, Content::Small { .. }) {
                 let (endpoint, repo) = (self.hub.endpoint(), self.repo.clone());
                 return Err(HubError::Inline { endpoint, repo, path: addition.path.clone() });
             }
