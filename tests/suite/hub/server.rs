@@ -66,17 +66,13 @@ async fn answer(
 ) -> Result<Response<Body>, Cut> {
     let request = request.map(Body::new);
     let (path, part) = (request.uri().to_string(), Part::of(host, request.method(), request.uri().path()));
-    let text = |name: header::HeaderName| {
-        let value = request.headers().get(name).and_then(|value| value.to_str().ok());
-        value.unwrap_or_default().to_owned()
-    };
-    let token = text(header::AUTHORIZATION).trim_start_matches("Bearer ").to_owned();
+    let token = text(request.headers(), header::AUTHORIZATION).trim_start_matches("Bearer ").to_owned();
     if host == Host::Storage && world.accounts.lock().unwrap().by_token.contains_key(&token) {
         // Amazon's store, too, wants either a signed address or a header and never both.
         world.leaks.lock().unwrap().push(format!("{} {path}", request.method()));
         return Ok(Refusal::bad("Only one auth mechanism allowed, and a Hub token is none of ours").into_response());
     }
-    let (method, agent) = (request.method().to_string(), text(header::USER_AGENT));
+    let (method, agent) = (request.method().to_string(), text(request.headers(), header::USER_AGENT));
     let number = {
         let mut seen = world.seen.lock().unwrap();
         seen.push(Seen { host, part, method, path, agent, status: None });
@@ -165,6 +161,10 @@ async fn cut_after(half: Option<Bytes>) -> Option<(io::Result<Bytes>, Option<Byt
         tokio::time::sleep(Duration::from_millis(20)).await;
         Some((Err(io::Error::other(Cut)), None))
     }
+}
+
+fn text(headers: &HeaderMap, name: header::HeaderName) -> String {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
 }
 
 fn content_length(headers: &HeaderMap) -> usize {
