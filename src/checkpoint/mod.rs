@@ -229,7 +229,7 @@ fn sha256(path: &Path) -> Result<String, CheckpointError> {
 pub enum CheckpointError {
     /// Neither a folder nor a GGUF file at the path.
     #[error(
-        "{path}: there is no such model; a folder with config.json, tokenizer.json and model.safetensors, or a GGUF file, is wanted"
+        "{path}: there is no such model; a folder with config.json, tokenizer.json and model.safetensors, a GGUF file, or OWNER/NAME on a Hub (with @main behind it where a folder OWNER is here) is wanted"
     )]
     NoModel {
         /// The path.

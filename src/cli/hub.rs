@@ -28,6 +28,14 @@ pub struct Located {
     pub origin: Option<(String, String)>,
 }
 
+/// What a person means by `owner/name`: a place on a Hub, unless it is a path here, or would be one if its last part were there.
+pub fn on_hub(typed: &Path) -> Option<HubPath> {
+    let place: HubPath = typed.to_str()?.parse().ok()?;
+    let first = typed.components().next()?;
+    let is_here = typed.exists() || (place.revision.is_none() && Path::new(&first).is_dir());
+    (!is_here).then_some(place)
+}
+
 impl HubArgs {
     /// The Hub that the environment names.
     pub fn open(&self) -> anyhow::Result<Hub> {
@@ -38,10 +46,7 @@ impl HubArgs {
     /// nothing comes back when the command was interrupted meanwhile.
     pub fn locate(&self, model: &Path, talk: &Talk) -> anyhow::Result<Option<Located>> {
         let local = || Ok(Some(Located { path: model.to_owned(), origin: None }));
-        if model.exists() {
-            return local();
-        }
-        let Some(place) = model.to_str().and_then(|text| text.parse::<HubPath>().ok()) else { return local() };
+        let Some(place) = on_hub(model) else { return local() };
         let typed = || format!("`{}` is no folder or file here, and so a Hub was asked for it", model.display());
         let hub = self.open()?;
         let found = HubModel::find(&hub, &place).with_context(typed)?;

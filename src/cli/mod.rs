@@ -92,7 +92,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    log();
+    log(cli.quiet);
     if let Some(threads) = cli.threads {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global();
         pool.expect("the pool is built once, before anything uses it");
@@ -121,13 +121,14 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Sets up the log on stderr: what `NEUROGLOT_LOG` asks for, without secrets.
-fn log() {
+/// Sets up the log on stderr: what `NEUROGLOT_LOG` asks for, without secrets; unless it asks, warnings and the long downloads.
+fn log(quiet: bool) {
     use tracing_subscriber::EnvFilter;
+    let usual = if quiet { "error" } else { "warn,neuroglot::corpus::hub=info" };
     let asked = EnvFilter::try_from_env("NEUROGLOT_LOG").ok();
     // What the libraries of the Hub have to say stands in our own errors; below `info`, they log requests whole.
     let filter = match asked {
-        None => LIBRARIES.iter().fold(EnvFilter::new("warn"), |filter, name| filter.add_directive(directive(name, "off"))),
+        None => LIBRARIES.iter().fold(EnvFilter::new(usual), |filter, name| filter.add_directive(directive(name, "off"))),
         Some(asked) => LIBRARIES.iter().fold(asked, |filter, name| filter.add_directive(directive(name, "info"))),
     };
     tracing_subscriber::fmt()

@@ -2,10 +2,14 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::Args;
 
-use super::{Outcome, Talk, hub::HubArgs};
-use crate::{atlas, hub::HubPath, release::verify_remote};
+use super::{
+    Outcome, Talk,
+    hub::{HubArgs, on_hub},
+};
+use crate::{atlas, release::verify_remote};
 
 /// Check that an atlas is whole: hashes, tables, masks against tables, counts against coverage. Of a release on the Hub, every file's
 /// hash against the manifest, without fetching it.
@@ -20,13 +24,12 @@ pub struct VerifyArgs {
 
 impl VerifyArgs {
     pub fn run(self, talk: &Talk) -> anyhow::Result<Outcome> {
-        let remote = match self.atlas.to_str().and_then(|text| text.parse::<HubPath>().ok()) {
-            Some(place) if place.path.is_none() && !self.atlas.exists() => Some(place),
-            _ => None,
-        };
+        let remote = on_hub(&self.atlas).filter(|place| place.path.is_none());
         let (what, checks, advice) = match remote {
             Some(place) => {
-                let (id, checks) = verify_remote(&self.hub.open()?, &place.repo, place.revision.as_deref())?;
+                let typed = || format!("`{}` is no folder here, and so a Hub was asked for it", self.atlas.display());
+                let (id, checks) =
+                    verify_remote(&self.hub.open()?, &place.repo, place.revision.as_deref()).with_context(typed)?;
                 (id, checks, "publish it again")
             }
             None => (self.atlas.display().to_string(), atlas::verify(&self.atlas)?, "pull or identify again"),

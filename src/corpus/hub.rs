@@ -231,17 +231,24 @@ fn language_of(name: &str, names: &[(&str, &str)]) -> Option<Named> {
     if let Some(language) = spelling.parse().ok().and_then(|code| registry.get(code)) {
         return Some(Named { code: language.code, doubt: 0 });
     }
-    // A code of two or three letters; a longer word is the name of a folder, not of a language.
-    let is_code = (2..=3).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_lowercase());
-    let mut parts = spelling.split('_');
-    let (base, script) = (parts.next()?, parts.next());
-    let with_script = script.is_some_and(|script| script.len() == 4 && base.len() == 3);
-    let resolved = |spelling: &str| registry.resolve(spelling).ok().map(|language| language.code);
-    if is_code || (with_script && parts.next().is_none()) {
-        return resolved(&spelling).map(|code| Named { code, doubt: 2 });
+    let resolved = |spelling: &str, doubt| {
+        registry.resolve(spelling).ok().map(|language| Named { code: language.code, doubt })
+    };
+    match spelling.split('_').collect::<Vec<_>>().as_slice() {
+        // A code of two or three letters; a longer word is the name of a folder, not of a language.
+        [code] if (2..=3).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_lowercase()) => resolved(code, 2),
+        [code, script] if code.len() == 3 && script.len() == 4 => resolved(&spelling, 2),
+        // FLORES+ tells variants apart by a code of Glottolog behind the script.
+        [code, script, variety] if code.len() == 3 && script.len() == 4 && is_glottocode(variety) => {
+            resolved(&format!("{code}_{script}"), 3)
+        }
+        _ => None,
     }
-    // FLORES+ tells variants apart by a code of Glottolog behind the script.
-    with_script.then(|| resolved(&format!("{base}_{}", script?)).map(|code| Named { code, doubt: 3 }))?
+}
+
+/// Four letters or digits and four digits.
+fn is_glottocode(text: &str) -> bool {
+    text.len() == 8 && text.is_char_boundary(4) && text[4..].bytes().all(|b| b.is_ascii_digit())
 }
 
 impl Preset {

@@ -35,10 +35,7 @@ fn ask_at(
 ) -> Said {
     let folder = sandbox.path("");
     let mut command = command(&folder, arguments.split_whitespace());
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HF_") || name.starts_with("HUGGING")) {
-        command.env_remove(name);
-    }
-    command.env("HF_ENDPOINT", endpoint).env("HF_HOME", sandbox.path("hf")).env_remove("TRANSFORMERS_OFFLINE");
+    command.env("HF_ENDPOINT", endpoint).env_remove("TRANSFORMERS_OFFLINE");
     command.env("HF_XET_CLIENT_RETRY_BASE_DELAY", "10ms").env("HF_XET_CLIENT_RETRY_MAX_ATTEMPTS", "2");
     if let Some(token) = token {
         command.env("HF_TOKEN", token);
