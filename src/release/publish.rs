@@ -149,9 +149,12 @@ impl Plan {
         let paths = |files: Vec<&Addition>| files.iter().map(|file| file.path.clone()).collect::<BTreeSet<_>>();
         let (new, changed) = (paths(new), paths(changed));
         let ours: BTreeSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
-        let named = before.iter().flat_map(|before| &before.files).map(|file| &file.path);
+        let named: BTreeSet<&str> =
+            before.iter().flat_map(|before| &before.files).map(|file| file.path.as_str()).collect();
+        // Data that no manifest names is of a publication that was interrupted: a repository of ours holds nothing else there.
+        let stale = |path: &str| named.contains(path) || path.starts_with("data/") || path.starts_with("masks/");
         let removed: Vec<String> =
-            named.filter(|path| !ours.contains(path.as_str()) && there.contains_key(*path)).cloned().collect();
+            there.keys().filter(|path| !ours.contains(path.as_str()) && stale(path)).cloned().collect();
         let tagged = tags.get(&tag).cloned();
         if let Some(commit) = &tagged
             && !(new.is_empty() && changed.is_empty() && removed.is_empty())
@@ -298,6 +301,12 @@ impl Plan {
             Some(head) => head.clone(),
             None => {
                 let head = self.repository.create(!self.public)?;
+                // Somebody may have made it since the plan was, and begun to fill it: the plan knows nothing of that.
+                let files = self.repository.at(&head);
+                if files.files()?.keys().any(|path| !EMPTY.contains(&path.as_str())) {
+                    let (repo, expected) = (self.repository.repo().clone(), "no commit".to_owned());
+                    return Err(HubError::Moved { repo, expected, found: head }.into());
+                }
                 tell(Step::Created(&self.page));
                 head
             }
