@@ -1,11 +1,11 @@
 //! `manifest.json`: every other file of a release with its size, hash and rows.
 
-use std::path::{Component, Path};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::AtlasError;
-use crate::output;
+use crate::output::{self, stays_inside};
 
 /// Name of the manifest in an atlas.
 pub const MANIFEST: &str = "manifest.json";
@@ -119,27 +119,66 @@ impl Manifest {
             }
             Err(error) => return Err(AtlasError::broken(&path, format!("cannot be read: {error}"))),
         };
+        Self::parse(&json, &path)
+    }
+
+    /// Reads a manifest's text; `path` is where it comes from, for messages.
+    ///
+    /// # Errors
+    /// As [`Manifest::read`].
+    pub fn parse(json: &[u8], path: &Path) -> Result<Self, AtlasError> {
         let manifest: Self =
-            serde_json::from_slice(&json).map_err(|error| AtlasError::broken(&path, format!("is broken: {error}")))?;
+            serde_json::from_slice(json).map_err(|error| AtlasError::broken(path, format!("is broken: {error}")))?;
         if manifest.schema != SCHEMA || manifest.schema_version.split('.').next() != VERSION.split('.').next() {
             let found = format!("{} {}", manifest.schema, manifest.schema_version);
             return Err(AtlasError::broken(
-                &path,
+                path,
                 format!("is `{found}`, but this neuroglot reads {SCHEMA} {VERSION}; use a newer one"),
             ));
         }
         match manifest.files.iter().find(|file| !stays_inside(&file.path)) {
             Some(file) => {
-                Err(AtlasError::broken(&path, format!("names `{}`, which lies outside the atlas", file.path)))
+                Err(AtlasError::broken(path, format!("names `{}`, which lies outside the atlas", file.path)))
             }
             None => Ok(manifest),
         }
     }
 
+    /// Its text.
+    #[must_use]
+    pub fn json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("plain data") + "\n"
+    }
+
     /// Writes the manifest: the last file of an atlas to appear.
     pub(super) fn write(&self, atlas: &Path) -> Result<(), AtlasError> {
-        let json = serde_json::to_string_pretty(self).expect("plain data") + "\n";
-        Ok(output::write(&atlas.join(MANIFEST), json.as_bytes())?)
+        Ok(output::write(&atlas.join(MANIFEST), self.json().as_bytes())?)
+    }
+
+    /// The manifest of some of the files.
+    #[must_use]
+    pub fn only(&self, keep: impl Fn(&FileEntry) -> bool) -> Self {
+        let mut some = self.clone();
+        some.files.retain(keep);
+        some.count_files();
+        some
+    }
+
+    /// The manifest of a release: with its name, and a card of its own instead of the atlas' one.
+    #[must_use]
+    pub fn released(&self, release: &str, card: FileEntry) -> Self {
+        let mut released = self.clone();
+        released.release = Some(release.to_owned());
+        released.files.retain(|file| file.path != card.path);
+        released.files.push(card);
+        released.files.sort_by(|a, b| a.path.cmp(&b.path));
+        released.count_files();
+        released
+    }
+
+    fn count_files(&mut self) {
+        self.totals.files = self.files.len();
+        self.totals.bytes = self.files.iter().map(|file| file.bytes).sum();
     }
 
     /// The entry of a path.
@@ -147,10 +186,4 @@ impl Manifest {
     pub fn file(&self, path: &str) -> Option<&FileEntry> {
         self.files.iter().find(|file| file.path == path)
     }
-}
-
-fn stays_inside(path: &str) -> bool {
-    !path.is_empty()
-        && !path.contains('\\')
-        && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
 }

@@ -17,6 +17,7 @@ use std::{
 
 pub use self::{
     build::{Evidence, Identification, Release, build, check_place},
+    card::Place,
     manifest::{FileEntry, MANIFEST, Manifest},
     masks::{Mask, MaskFormat, MaskSet},
     rows::{

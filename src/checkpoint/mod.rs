@@ -1,8 +1,9 @@
-//! A model on disk: a folder as Hugging Face keeps it, or a GGUF file as llama.cpp does.
+//! A model: a folder as Hugging Face keeps it, a GGUF file as llama.cpp does, or either on a Hub.
 //! In: a path. Out: its config, its tokenizer, and tensors that were checked against the config before any work, all of them
 //! in Hugging Face's spelling, whatever the files' own.
 
 mod gguf;
+mod hub;
 mod safetensors;
 
 use std::{
@@ -15,9 +16,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
-pub use self::gguf::GgufError;
+pub use self::{gguf::GgufError, hub::HubModel};
 use self::safetensors::{INDEX, SINGLE};
-use crate::output;
+use crate::{hub::HubError, output};
 
 /// A checkpoint, its weights not yet read.
 pub struct Checkpoint {
@@ -328,6 +329,17 @@ pub enum CheckpointError {
         /// Its shape.
         shape: Vec<usize>,
     },
+    /// A model on a Hub without weights that we read.
+    #[error("{model} holds neither {SINGLE} nor {INDEX}{gguf}")]
+    NoHubWeights {
+        /// The model.
+        model: String,
+        /// What there is instead, and what to do.
+        gguf: String,
+    },
+    /// The Hub does not give the files.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// What only a GGUF file can get wrong.
     #[error(transparent)]
     Gguf(#[from] GgufError),
