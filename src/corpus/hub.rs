@@ -245,6 +245,18 @@ fn language_of(name: &str, names: &[(&str, &str)]) -> Option<Named> {
 }
 
 impl Preset {
+    /// The language that a configuration's name means, if it means one that we know.
+    #[must_use]
+    pub fn language(&self, name: &str) -> Option<LanguageCode> {
+        language_of(name, self.names).map(|named| named.code)
+    }
+
+    /// Names of configurations that mean another language than they say, or (an empty code) none.
+    #[must_use]
+    pub fn exceptions(&self) -> &'static [(&'static str, &'static str)] {
+        self.names
+    }
+
     /// The languages that the data set has, and where; of two names for a language, the one that says so more plainly.
     fn languages(&self, snapshot: &Snapshot) -> Result<BTreeMap<LanguageCode, Place>, CorpusError> {
         let mut found: BTreeMap<LanguageCode, (u8, Place)> = BTreeMap::new();
