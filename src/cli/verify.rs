@@ -35,9 +35,12 @@ impl VerifyArgs {
         let lines =
             wrong.iter().map(|check| format!("{}: {}", check.what, check.problem.as_deref().unwrap_or_default()));
         let lines = lines.collect::<Vec<_>>().join("\n");
-        talk.result(&checks, || {
-            if wrong.is_empty() { format!("{what}: whole, {} checks", checks.len()) } else { lines }
-        })?;
+        talk.result(
+            &checks,
+            || {
+                if wrong.is_empty() { format!("{what}: whole, {} checks", checks.len()) } else { lines }
+            },
+        )?;
         if !wrong.is_empty() {
             anyhow::bail!("{what}: {} of {} checks failed; {advice}", wrong.len(), checks.len());
         }

@@ -136,7 +136,12 @@ pub const PRESETS: &[Preset] = &[
         repo: "openlanguagedata/flores_plus",
         text: "text",
         layout: Layout::Files { folders: &["dev", "devtest"] },
-        names: &[("cmn_Hans", "zho_Hans"), ("cmn_Hant", "zho_Hant"), ("ekk_Latn", "est_Latn"), ("gug_Latn", "grn_Latn")],
+        names: &[
+            ("cmn_Hans", "zho_Hans"),
+            ("cmn_Hant", "zho_Hant"),
+            ("ekk_Latn", "est_Latn"),
+            ("gug_Latn", "grn_Latn"),
+        ],
         gated: true,
     },
     Preset {
@@ -274,7 +279,9 @@ impl Preset {
         match self.layout {
             Layout::Folders { root, parts } => {
                 let place = |name: &str| {
-                    let part = |part: &&str| if part.is_empty() { format!("{root}/{name}") } else { format!("{root}/{name}/{part}") };
+                    let part = |part: &&str| {
+                        if part.is_empty() { format!("{root}/{name}") } else { format!("{root}/{name}/{part}") }
+                    };
                     Place::Below(parts.iter().map(part).collect())
                 };
                 Ok(snapshot.folders(root)?.into_iter().map(|name| (name.clone(), place(&name))).collect())
