@@ -121,20 +121,29 @@ impl Facts<'_> {
     fn evidence(&self) -> Vec<String> {
         let mut sentences = Vec::new();
         for ((folder, method), rows) in self.stability {
-            let Some(model) = self.models.iter().find(|model| super::model_folder(&model.id) == *folder) else { continue };
+            let Some(model) = self.models.iter().find(|model| super::model_folder(&model.id) == *folder) else {
+                continue;
+            };
             let figure = |of: fn(&StabilityRow) -> Option<f64>| median(rows.iter().filter_map(of).collect());
             let halves = figure(|row| row.split_half_jaccard);
             let frequency = figure(|row| row.mean_selection_freq);
             match (halves, frequency) {
-                (None, None) => sentences.push(format!("{}, {method}: how stable the sets are was not measured.", model.id)),
+                (None, None) => {
+                    sentences.push(format!("{}, {method}: how stable the sets are was not measured.", model.id))
+                }
                 (halves, frequency) => {
                     let halves = halves.map(|value| {
-                        format!("two halves of the documents agree with a Jaccard of {value:.2} (median over the languages)")
+                        format!(
+                            "two halves of the documents agree with a Jaccard of {value:.2} (median over the languages)"
+                        )
                     });
-                    let frequency =
-                        frequency.map(|value| format!("a selected neuron returns in {:.0} % of the resamples", 100.0 * value));
+                    let frequency = frequency
+                        .map(|value| format!("a selected neuron returns in {:.0} % of the resamples", 100.0 * value));
                     let both = [halves, frequency].into_iter().flatten().collect::<Vec<_>>().join("; ");
-                    sentences.push(format!("Stability of {}, {method}: {both}. Per language in the table `stability`.", model.id));
+                    sentences.push(format!(
+                        "Stability of {}, {method}: {both}. Per language in the table `stability`.",
+                        model.id
+                    ));
                 }
             }
         }
@@ -160,7 +169,9 @@ impl Facts<'_> {
     pub fn card(&self, place: Option<Place>) -> String {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        environment.add_template("card.md", include_str!("../../templates/card.md")).expect("the template is compiled in");
+        environment
+            .add_template("card.md", include_str!("../../templates/card.md"))
+            .expect("the template is compiled in");
         // ISO 639-1 where there is one, else 639-3; quoted in the template, for `no` unquoted is false in YAML.
         let mut codes: Vec<String> = self
             .languages

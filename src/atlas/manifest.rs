@@ -137,9 +137,7 @@ impl Manifest {
             ));
         }
         match manifest.files.iter().find(|file| !stays_inside(&file.path)) {
-            Some(file) => {
-                Err(AtlasError::broken(path, format!("names `{}`, which lies outside the atlas", file.path)))
-            }
+            Some(file) => Err(AtlasError::broken(path, format!("names `{}`, which lies outside the atlas", file.path))),
             None => Ok(manifest),
         }
     }

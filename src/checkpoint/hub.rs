@@ -46,7 +46,8 @@ impl HubModel {
             }
         };
         let needed = NEEDED.into_iter().map(str::to_owned).chain(weights);
-        let mut files = needed.map(|path| Ok(snapshot.file(&path)?.clone())).collect::<Result<Vec<_>, CheckpointError>>()?;
+        let mut files =
+            needed.map(|path| Ok(snapshot.file(&path)?.clone())).collect::<Result<Vec<_>, CheckpointError>>()?;
         files.extend(USEFUL.iter().filter_map(|path| all.get(*path)).cloned());
         Ok(Self { snapshot, files, gguf: None })
     }
@@ -80,8 +81,7 @@ impl HubModel {
     /// # Errors
     /// The first file that cannot be fetched; those before it stay in the cache.
     pub fn fetch(&self, watch: &Watch, stop: &AtomicBool) -> Result<Option<PathBuf>, CheckpointError> {
-        let missing: Vec<&RemoteFile> =
-            self.files.iter().filter(|file| self.snapshot.cached(file).is_none()).collect();
+        let missing: Vec<&RemoteFile> = self.files.iter().filter(|file| self.snapshot.cached(file).is_none()).collect();
         let whole = self.snapshot.fetch_all(&missing, watch, stop, |_, _| Ok(()))?;
         let folder = self.snapshot.folder();
         Ok(whole.then(|| self.gguf.as_ref().map_or_else(|| folder.clone(), |file| folder.join(file))))

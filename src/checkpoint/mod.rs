@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
-pub use self::{gguf::GgufError, hub::HubModel};
 use self::safetensors::{INDEX, SINGLE};
+pub use self::{gguf::GgufError, hub::HubModel};
 use crate::{hub::HubError, output};
 
 /// A checkpoint, its weights not yet read.

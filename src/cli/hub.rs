@@ -8,7 +8,7 @@ use clap::Args;
 use super::{STOP, Talk, usage};
 use crate::{
     checkpoint::HubModel,
-    hub::{Hub, HubPath},
+    hub::{Hub, HubError, HubPath},
     output::size,
 };
 
@@ -29,11 +29,14 @@ pub struct Located {
 }
 
 /// What a person means by `owner/name`: a place on a Hub, unless it is a path here, or would be one if its last part were there.
-pub fn on_hub(typed: &Path) -> Option<HubPath> {
-    let place: HubPath = typed.to_str()?.parse().ok()?;
-    let first = typed.components().next()?;
-    let is_here = typed.exists() || (place.revision.is_none() && Path::new(&first).is_dir());
-    (!is_here).then_some(place)
+pub fn on_hub(typed: &Path) -> anyhow::Result<Option<HubPath>> {
+    let place: HubPath = match typed.to_str().map(str::parse) {
+        Some(Ok(place)) if !typed.exists() => place,
+        Some(Err(error @ HubError::RevisionName(_))) if !typed.exists() => return Err(usage(error)),
+        _ => return Ok(None),
+    };
+    let is_near = typed.components().next().is_some_and(|first| Path::new(&first).is_dir());
+    Ok(Some(place).filter(|place| place.revision.is_some() || !is_near))
 }
 
 impl HubArgs {
@@ -46,7 +49,7 @@ impl HubArgs {
     /// nothing comes back when the command was interrupted meanwhile.
     pub fn locate(&self, model: &Path, talk: &Talk) -> anyhow::Result<Option<Located>> {
         let local = || Ok(Some(Located { path: model.to_owned(), origin: None }));
-        let Some(place) = on_hub(model) else { return local() };
+        let Some(place) = on_hub(model)? else { return local() };
         let typed = || format!("`{}` is no folder or file here, and so a Hub was asked for it", model.display());
         let hub = self.open()?;
         let found = HubModel::find(&hub, &place).with_context(typed)?;

@@ -128,7 +128,9 @@ fn log(quiet: bool) {
     let asked = EnvFilter::try_from_env("NEUROGLOT_LOG").ok();
     // What the libraries of the Hub have to say stands in our own errors; below `info`, they log requests whole.
     let filter = match asked {
-        None => LIBRARIES.iter().fold(EnvFilter::new(usual), |filter, name| filter.add_directive(directive(name, "off"))),
+        None => {
+            LIBRARIES.iter().fold(EnvFilter::new(usual), |filter, name| filter.add_directive(directive(name, "off")))
+        }
         Some(asked) => LIBRARIES.iter().fold(asked, |filter, name| filter.add_directive(directive(name, "info"))),
     };
     tracing_subscriber::fmt()

@@ -61,7 +61,10 @@ impl Talk {
 
     /// The same over bytes.
     pub fn bytes(&self, total: u64) -> Progress {
-        self.bar(total, "{msg:12} {wide_bar} {decimal_bytes}/{decimal_total_bytes} · {decimal_bytes_per_sec} · {eta} left")
+        self.bar(
+            total,
+            "{msg:12} {wide_bar} {decimal_bytes}/{decimal_total_bytes} · {decimal_bytes_per_sec} · {eta} left",
+        )
     }
 
     fn bar(&self, total: u64, template: &str) -> Progress {

@@ -24,7 +24,7 @@ pub struct VerifyArgs {
 
 impl VerifyArgs {
     pub fn run(self, talk: &Talk) -> anyhow::Result<Outcome> {
-        let remote = on_hub(&self.atlas).filter(|place| place.path.is_none());
+        let remote = on_hub(&self.atlas)?.filter(|place| place.path.is_none());
         let (what, checks, advice) = match remote {
             Some(place) => {
                 let typed = || format!("`{}` is no folder here, and so a Hub was asked for it", self.atlas.display());
@@ -38,9 +38,12 @@ impl VerifyArgs {
         let lines =
             wrong.iter().map(|check| format!("{}: {}", check.what, check.problem.as_deref().unwrap_or_default()));
         let lines = lines.collect::<Vec<_>>().join("\n");
-        talk.result(&checks, || {
-            if wrong.is_empty() { format!("{what}: whole, {} checks", checks.len()) } else { lines }
-        })?;
+        talk.result(
+            &checks,
+            || {
+                if wrong.is_empty() { format!("{what}: whole, {} checks", checks.len()) } else { lines }
+            },
+        )?;
         if !wrong.is_empty() {
             anyhow::bail!("{what}: {} of {} checks failed; {advice}", wrong.len(), checks.len());
         }

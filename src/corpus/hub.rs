@@ -136,7 +136,12 @@ pub const PRESETS: &[Preset] = &[
         repo: "openlanguagedata/flores_plus",
         text: "text",
         layout: Layout::Files { folders: &["dev", "devtest"] },
-        names: &[("cmn_Hans", "zho_Hans"), ("cmn_Hant", "zho_Hant"), ("ekk_Latn", "est_Latn"), ("gug_Latn", "grn_Latn")],
+        names: &[
+            ("cmn_Hans", "zho_Hans"),
+            ("cmn_Hant", "zho_Hant"),
+            ("ekk_Latn", "est_Latn"),
+            ("gug_Latn", "grn_Latn"),
+        ],
         gated: true,
     },
     Preset {
@@ -231,9 +236,8 @@ fn language_of(name: &str, names: &[(&str, &str)]) -> Option<Named> {
     if let Some(language) = spelling.parse().ok().and_then(|code| registry.get(code)) {
         return Some(Named { code: language.code, doubt: 0 });
     }
-    let resolved = |spelling: &str, doubt| {
-        registry.resolve(spelling).ok().map(|language| Named { code: language.code, doubt })
-    };
+    let resolved =
+        |spelling: &str, doubt| registry.resolve(spelling).ok().map(|language| Named { code: language.code, doubt });
     match spelling.split('_').collect::<Vec<_>>().as_slice() {
         // A code of two or three letters; a longer word is the name of a folder, not of a language.
         [code] if (2..=3).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_lowercase()) => resolved(code, 2),
@@ -281,7 +285,9 @@ impl Preset {
         match self.layout {
             Layout::Folders { root, parts } => {
                 let place = |name: &str| {
-                    let part = |part: &&str| if part.is_empty() { format!("{root}/{name}") } else { format!("{root}/{name}/{part}") };
+                    let part = |part: &&str| {
+                        if part.is_empty() { format!("{root}/{name}") } else { format!("{root}/{name}/{part}") }
+                    };
                     Place::Below(parts.iter().map(part).collect())
                 };
                 Ok(snapshot.folders(root)?.into_iter().map(|name| (name.clone(), place(&name))).collect())

@@ -369,7 +369,9 @@ pub enum CorpusError {
         available: Vec<LanguageCode>,
     },
     /// A data set on a Hub without files of a known language.
-    #[error("{corpus} holds no Parquet or JSONL files of a language we know; name the folder of them, as in hub:OWNER/NAME/FOLDER")]
+    #[error(
+        "{corpus} holds no Parquet or JSONL files of a language we know; name the folder of them, as in hub:OWNER/NAME/FOLDER"
+    )]
     NoHubLanguages {
         /// The data set.
         corpus: String,

@@ -89,7 +89,9 @@ pub enum HubError {
         token: String,
     },
     /// A token whose time is over.
-    #[error("the token in {token} is expired; make a new one at {endpoint}/settings/tokens and run the same command again")]
+    #[error(
+        "the token in {token} is expired; make a new one at {endpoint}/settings/tokens and run the same command again"
+    )]
     ExpiredToken {
         /// The Hub.
         endpoint: String,
@@ -312,10 +314,9 @@ impl Question<'_> {
             HFError::RepoNotFound { .. } => self.no_repository(),
             HFError::RevisionNotFound { .. } => self.no_revision(),
             HFError::EntryNotFound { path, .. } => self.no_file(&path),
-            HFError::LocalEntryNotFound { path } => HubError::Offline {
-                what: format!("{} of {}", path, self.repo),
-                cache: self.environment.cache.clone(),
-            },
+            HFError::LocalEntryNotFound { path } => {
+                HubError::Offline { what: format!("{} of {}", path, self.repo), cache: self.environment.cache.clone() }
+            }
             HFError::Request { source, .. } => {
                 let problem = innermost(&source);
                 if source.is_connect() || source.is_timeout() {
@@ -350,16 +351,11 @@ impl Question<'_> {
         let (endpoint, said) = (self.environment.shown_endpoint(), shown(message));
         let token = self.token();
         match (code, status) {
-            ("GatedRepo", _) => HubError::Gated {
-                kind: self.kind,
-                repo: self.repo.clone(),
-                page: self.page(""),
-                token,
-            },
+            ("GatedRepo", _) => {
+                HubError::Gated { kind: self.kind, repo: self.repo.clone(), page: self.page(""), token }
+            }
             (_, 401) => match token {
-                Some(token) if message.to_lowercase().contains("expired") => {
-                    HubError::ExpiredToken { endpoint, token }
-                }
+                Some(token) if message.to_lowercase().contains("expired") => HubError::ExpiredToken { endpoint, token },
                 Some(token) => HubError::WrongToken { endpoint, token },
                 None if code == "RepoNotFound" || self.path.is_some() || self.revision.is_some() => {
                     self.no_repository()
@@ -367,9 +363,7 @@ impl Question<'_> {
                 None => HubError::NoToken { endpoint },
             },
             (_, 403) => match token {
-                Some(token) if message.to_lowercase().contains("expired") => {
-                    HubError::ExpiredToken { endpoint, token }
-                }
+                Some(token) if message.to_lowercase().contains("expired") => HubError::ExpiredToken { endpoint, token },
                 Some(token) => HubError::Forbidden { endpoint, token, repo: self.repo.clone(), said },
                 None => HubError::NoToken { endpoint },
             },
@@ -439,10 +433,8 @@ impl HubError {
 
     /// Whether the same request may well succeed a little later.
     pub(super) fn passes(&self) -> bool {
-        matches!(
-            self,
-            Self::TooMany { .. } | Self::Cut { .. } | Self::Transfer { .. } | Self::Corrupt { .. }
-        ) || matches!(self, Self::Server { status, .. } if *status >= 500 || *status == 408)
+        matches!(self, Self::TooMany { .. } | Self::Cut { .. } | Self::Transfer { .. } | Self::Corrupt { .. })
+            || matches!(self, Self::Server { status, .. } if *status >= 500 || *status == 408)
     }
 
     /// How long to wait before attempt number `attempt`, from 1.

@@ -104,7 +104,9 @@ impl FromStr for RepoId {
                 && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
                 && !part.starts_with(edge)
                 && !part.ends_with(edge)
-                && !["--", "..", ".git"].iter().any(|ill| if *ill == ".git" { part.ends_with(ill) } else { part.contains(ill) })
+                && !["--", "..", ".git"]
+                    .iter()
+                    .any(|ill| if *ill == ".git" { part.ends_with(ill) } else { part.contains(ill) })
         };
         match text.split_once('/') {
             Some((owner, name)) if part(owner) && part(name) => {
@@ -228,8 +230,7 @@ impl Hub {
         if !environment.endpoint.starts_with("http://") && !environment.endpoint.starts_with("https://") {
             return Err(strange("it begins with neither https:// nor http://".to_owned()));
         }
-        let mut builder =
-            hf_hub::HFClient::builder().endpoint(&environment.endpoint).cache_dir(&cache).client(http);
+        let mut builder = hf_hub::HFClient::builder().endpoint(&environment.endpoint).cache_dir(&cache).client(http);
         if let Some(token) = &environment.token {
             builder = builder.token(token.secret());
         }

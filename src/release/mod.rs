@@ -35,7 +35,9 @@ pub enum ReleaseError {
     #[error(transparent)]
     Output(#[from] OutputError),
     /// An atlas that is not whole.
-    #[error("{path}: {wrong} of {checks} checks failed, the first: {first}; nothing was published. Mend it, or identify again")]
+    #[error(
+        "{path}: {wrong} of {checks} checks failed, the first: {first}; nothing was published. Mend it, or identify again"
+    )]
     Unsound {
         /// The atlas.
         path: PathBuf,
@@ -56,7 +58,9 @@ pub enum ReleaseError {
     #[error("--tag `{0}` is no release; write vX.Y.Z, as in v1.0.0")]
     Tag(String),
     /// A repository that holds no release.
-    #[error("`{id}` holds no atlas (no {MANIFEST}); it may be another kind of data set, or a publication that was interrupted")]
+    #[error(
+        "`{id}` holds no atlas (no {MANIFEST}); it may be another kind of data set, or a publication that was interrupted"
+    )]
     NoRelease {
         /// `owner/name@commit`.
         id: String,

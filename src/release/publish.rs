@@ -242,8 +242,14 @@ impl Plan {
             self.files.iter().filter(|file| paths.contains(&file.path)).map(|file| file.bytes).sum::<u64>()
         };
         let _ = writeln!(text, "{} ({state})\nrelease {}", self.page, self.tag);
-        let _ = writeln!(text, "  new        {:>6} files  {:>10}", thousands(self.new.len() as u64), size(sum(&self.new)));
-        let _ = writeln!(text, "  changed    {:>6} files  {:>10}", thousands(self.changed.len() as u64), size(sum(&self.changed)));
+        let _ =
+            writeln!(text, "  new        {:>6} files  {:>10}", thousands(self.new.len() as u64), size(sum(&self.new)));
+        let _ = writeln!(
+            text,
+            "  changed    {:>6} files  {:>10}",
+            thousands(self.changed.len() as u64),
+            size(sum(&self.changed))
+        );
         let _ = writeln!(text, "  removed    {:>6} files", thousands(self.removed.len() as u64));
         let _ = writeln!(text, "  unchanged  {:>6} files", thousands(kept as u64));
         for (sign, path) in self.listed() {
@@ -328,7 +334,8 @@ impl Plan {
             if stop.load(Ordering::Relaxed) {
                 return Ok(Published { commit: at, interrupted: true, ..done });
             }
-            let sent = || changes.iter().filter_map(|change| if let Change::Add(file) = change { Some(file) } else { None });
+            let sent =
+                || changes.iter().filter_map(|change| if let Change::Add(file) = change { Some(file) } else { None });
             let (number, files, bytes) = (done.commits + 1, sent().count(), sent().map(|file| file.bytes).sum());
             tell(Step::Commit { number, of, files, bytes });
             let message = if number == of {

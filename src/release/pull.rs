@@ -92,8 +92,7 @@ impl Pull {
             chosen.files.iter().cloned().partition(|file| !is_here(out, file));
         let text = if chosen.files.len() == whole.files.len() { text } else { chosen.json().into_bytes() };
         let aside = hub.with_cache(out.join(ASIDE))?.at(Kind::Dataset, repo, snapshot.commit());
-        let pull =
-            Self { aside, snapshot, out: out.to_owned(), manifest: chosen, text, missing, kept: kept.len() };
+        let pull = Self { aside, snapshot, out: out.to_owned(), manifest: chosen, text, missing, kept: kept.len() };
         Ok((pull, languages))
     }
 
@@ -231,9 +230,8 @@ fn is_counts(kind: &str) -> bool {
 
 /// Whether a mask file `lape-0.01` is of the method `lape`.
 fn is_of(file: &str, method: &str) -> bool {
-    file.strip_prefix(method).is_some_and(|rest| {
-        rest.is_empty() || rest.strip_prefix('-').is_some_and(|rate| rate.parse::<f64>().is_ok())
-    })
+    file.strip_prefix(method)
+        .is_some_and(|rest| rest.is_empty() || rest.strip_prefix('-').is_some_and(|rate| rate.parse::<f64>().is_ok()))
 }
 
 /// Which of the manifest's files a choice means.
@@ -244,7 +242,8 @@ fn chooser(
 ) -> Result<impl Fn(&FileEntry) -> bool + use<>, ReleaseError> {
     let named: Vec<_> = manifest.files.iter().filter_map(|file| parts(&file.path)).collect();
     let held = |names: BTreeSet<&str>| names.into_iter().map(|name| name.replacen("__", "/", 1)).collect::<Vec<_>>();
-    let unheld = |what, asked: &str, held| ReleaseError::Unheld { id: snapshot.id(), what, asked: asked.to_owned(), held };
+    let unheld =
+        |what, asked: &str, held| ReleaseError::Unheld { id: snapshot.id(), what, asked: asked.to_owned(), held };
     for model in &choice.models {
         if !named.iter().any(|(_, folder, _)| *folder == model_folder(model)) {
             return Err(unheld("model", model, held(named.iter().map(|(_, folder, _)| *folder).collect())));

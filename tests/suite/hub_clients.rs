@@ -41,7 +41,13 @@ fn run(mut command: Command, hub: &Hub, token: Option<&str>, home: &Path) -> Res
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HF_") || name.starts_with("HUGGING")) {
         command.env_remove(name);
     }
-    command.env("HF_ENDPOINT", hub.endpoint()).env("HF_HOME", home).env("PYTHONDONTWRITEBYTECODE", "1");
+    // Elsewhere than in this checkout, where `atlas/demo` is a folder: datasets would read that.
+    let elsewhere = TempDir::new().unwrap();
+    command
+        .current_dir(elsewhere.path())
+        .env("HF_ENDPOINT", hub.endpoint())
+        .env("HF_HOME", home)
+        .env("PYTHONDONTWRITEBYTECODE", "1");
     command.env("HF_HUB_DISABLE_PROGRESS_BARS", "1").env("HF_HUB_DISABLE_TELEMETRY", "1");
     if let Some(token) = token {
         command.env("HF_TOKEN", token);

@@ -26,13 +26,7 @@ fn ask(hub: &Hub, sandbox: &Sandbox, token: Option<&str>, arguments: &str) -> Sa
     ask_at(&hub.endpoint(), sandbox, token, &[], arguments)
 }
 
-fn ask_at(
-    endpoint: &str,
-    sandbox: &Sandbox,
-    token: Option<&str>,
-    variables: &[(&str, &str)],
-    arguments: &str,
-) -> Said {
+fn ask_at(endpoint: &str, sandbox: &Sandbox, token: Option<&str>, variables: &[(&str, &str)], arguments: &str) -> Said {
     let folder = sandbox.path("");
     let mut command = command(&folder, arguments.split_whitespace());
     command.env("HF_ENDPOINT", endpoint).env_remove("TRANSFORMERS_OFFLINE");
@@ -91,9 +85,10 @@ fn fetched(hub: &Hub) -> BTreeSet<String> {
 fn a_model_is_fetched_once_without_what_it_does_not_need_and_its_commit_is_recorded() {
     let (hub, sandbox) = (Hub::start(), Sandbox::new());
     let mut files = fixture(TINY);
-    files.extend([("pytorch_model.bin", 3000), ("onnx/model.onnx", 3000), ("README.md", 10), ("runs/log.txt", 10)].map(
-        |(name, length)| (name.to_owned(), vec![b'x'; length]),
-    ));
+    files.extend(
+        [("pytorch_model.bin", 3000), ("onnx/model.onnx", 3000), ("README.md", 10), ("runs/log.txt", 10)]
+            .map(|(name, length)| (name.to_owned(), vec![b'x'; length])),
+    );
     push(&hub, Kind::Model, "atlas/tiny", &files);
     let commit = hub.repo(Kind::Model, "atlas/tiny").unwrap().branches["main"].clone();
 
@@ -101,7 +96,10 @@ fn a_model_is_fetched_once_without_what_it_does_not_need_and_its_commit_is_recor
     let wanted = ["config.json", "model.safetensors", "tokenizer.json"].map(str::to_owned);
     let found = fetched(&hub);
     assert!(wanted.iter().all(|file| found.contains(file)), "{found:?}");
-    assert!(!found.iter().any(|file| file.contains("bin") || file.contains("onnx") || file.contains("log")), "{found:?}");
+    assert!(
+        !found.iter().any(|file| file.contains("bin") || file.contains("onnx") || file.contains("log")),
+        "{found:?}"
+    );
     let head_of_first = head(&sandbox, "out");
     assert_eq!(head_of_first["model"]["id"], "atlas/tiny");
     assert_eq!(head_of_first["model"]["revision"], *commit);
@@ -202,7 +200,11 @@ fn a_preset_reads_file_after_file_and_fetches_none_that_it_does_not_need() {
     let commit = hub.repo(Kind::Dataset, "HuggingFaceFW/fineweb-2").unwrap().branches["main"].clone();
     let run = profile("model", "fineweb2", "out") + " --languages mt,zho_Hans";
     ask(&hub, &sandbox, None, &run).done();
-    let read = ["data/mlt_Latn/test/000_00000.parquet", "data/cmn_Hani/test/000_00000.parquet", "data/cmn_Hani/train/000_00000.parquet"];
+    let read = [
+        "data/mlt_Latn/test/000_00000.parquet",
+        "data/cmn_Hani/test/000_00000.parquet",
+        "data/cmn_Hani/train/000_00000.parquet",
+    ];
     assert_eq!(fetched(&hub), read.map(str::to_owned).into());
     assert_eq!(head(&sandbox, "out")["parameters"]["corpus"], format!("fineweb2:HuggingFaceFW/fineweb-2@{commit}"));
     assert_eq!(head(&sandbox, "out")["parameters"]["document"], "row");
@@ -212,32 +214,61 @@ fn a_preset_reads_file_after_file_and_fetches_none_that_it_does_not_need() {
         sandbox.write(&format!("tables/mlt_Latn/{}", name.rsplit('/').next().unwrap()), bytes);
     }
     ask(&hub, &sandbox, None, &profile("model", "parquet:tables", "local")).done();
-    assert_eq!(sandbox.read("local/mlt_Latn.parquet").len(), sandbox.read("out/mlt_Latn.parquet").len());
+    assert_eq!(sandbox.read("local/counts/mlt_Latn.parquet").len(), sandbox.read("out/counts/mlt_Latn.parquet").len());
 
     // Offline, from the cache; a language that is not in it is said to be missing.
     let offline = profile("model", &format!("fineweb2@{commit}"), "offline") + " --languages mlt --offline";
     ask_at("http://127.0.0.1:1", &sandbox, None, &[], &offline).done();
     let unknown = ask(&hub, &sandbox, None, &(profile("model", "fineweb2", "welsh") + " --languages cy"));
     assert_eq!(unknown.code, 1);
-    assert!(unknown.stderr.contains("has no text for cym_Latn; it has fra_Latn, mlt_Latn, zho_Hans"), "{}", unknown.stderr);
+    assert!(
+        unknown.stderr.contains("has no text for cym_Latn; it has fra_Latn, mlt_Latn, zho_Hans"),
+        "{}",
+        unknown.stderr
+    );
 }
 
 #[test]
 fn every_preset_and_any_data_set_find_their_languages() {
     let (hub, sandbox) = (Hub::start(), Sandbox::new());
     let put = |id: &str, column: &str, names: &[&str]| {
-        let files: Vec<_> = names.iter().map(|name| ((*name).to_owned(), table(column, &rows(name.len(), 12)))).collect();
+        let files: Vec<_> =
+            names.iter().map(|name| ((*name).to_owned(), table(column, &rows(name.len(), 12)))).collect();
         push(&hub, Kind::Dataset, id, &files);
     };
-    put("cis-lmu/GlotCC-V1", "content", &["v1.0/mlt-Latn/mlt-Latn_0.parquet", "v1.0/und-Latn/und-Latn_0.parquet", "v1.0/fas-Arab/x.parquet"]);
-    put("openlanguagedata/flores_plus", "text", &["dev/mlt_Latn.parquet", "devtest/mlt_Latn.parquet", "dev/cmn_Hans.parquet", "dev/twi_Latn_asan1239.parquet"]);
-    put("wikimedia/wikipedia", "text", &["20231101.mt/train-00000-of-00001.parquet", "20231101.als/train-00000-of-00001.parquet", "20231101.simple/x.parquet", "20220301.cy/x.parquet"]);
-    put("atlas/texts", "body", &["data/mlt_Latn/train-00000.parquet", "data/cy/train.parquet", "extra/fra_Latn.parquet", "notes/x.parquet"]);
+    put(
+        "cis-lmu/GlotCC-V1",
+        "content",
+        &["v1.0/mlt-Latn/mlt-Latn_0.parquet", "v1.0/und-Latn/und-Latn_0.parquet", "v1.0/fas-Arab/x.parquet"],
+    );
+    put(
+        "openlanguagedata/flores_plus",
+        "text",
+        &["dev/mlt_Latn.parquet", "devtest/mlt_Latn.parquet", "dev/cmn_Hans.parquet", "dev/twi_Latn_asan1239.parquet"],
+    );
+    put(
+        "wikimedia/wikipedia",
+        "text",
+        &[
+            "20231101.mt/train-00000-of-00001.parquet",
+            "20231101.als/train-00000-of-00001.parquet",
+            "20231101.simple/x.parquet",
+            "20220301.cy/x.parquet",
+        ],
+    );
+    put(
+        "atlas/texts",
+        "body",
+        &["data/mlt_Latn/train-00000.parquet", "data/cy/train.parquet", "extra/fra_Latn.parquet", "notes/x.parquet"],
+    );
     let languages = |corpus: &str, options: &str| {
         let out = corpus.replace([':', '/', '@'], "-");
         ask(&hub, &sandbox, Some(hub.token()), &(profile("model", corpus, &out) + options)).done();
         let files = files_below(&sandbox.path(&out)).into_iter();
-        files.filter_map(|file| Some(file.to_str()?.strip_suffix(".parquet")?.to_owned())).collect::<Vec<_>>().join(" ")
+        files
+            .filter_map(|file| Some(file.to_str()?.strip_prefix("counts/")?.strip_suffix(".parquet")?.to_owned()))
+            .collect::<Vec<_>>()
+            .join(" ")
     };
     assert_eq!(languages("glotcc", ""), "mlt_Latn pes_Arab");
     assert_eq!(languages("flores", ""), "mlt_Latn twi_Latn zho_Hans");
@@ -252,7 +283,8 @@ fn names_of_configurations_mean_languages_that_the_registry_has() {
     for preset in PRESETS {
         preset.repo.parse::<RepoId>().unwrap();
         for (name, code) in preset.exceptions() {
-            let known = code.is_empty() || code.parse::<LanguageCode>().is_ok_and(|code| Registry::builtin().get(code).is_some());
+            let known = code.is_empty()
+                || code.parse::<LanguageCode>().is_ok_and(|code| Registry::builtin().get(code).is_some());
             assert!(known, "{}: {name} means {code}, which is not in the registry", preset.name);
         }
     }
@@ -294,7 +326,12 @@ fn each_refusal_has_its_own_message_and_none_has_the_token() {
     let untokenized: Vec<_> = tiny.iter().filter(|(name, _)| name != "tokenizer.json").cloned().collect();
     push(&hub, Kind::Model, "atlas/untokenized", &untokenized);
     push(&hub, Kind::Dataset, "rival/theirs", &[("poems.csv".to_owned(), b"a,b\n".to_vec())]);
-    push(&hub, Kind::Dataset, "openlanguagedata/flores_plus", &[("dev/mlt_Latn.parquet".to_owned(), table("text", &rows(0, 12)))]);
+    push(
+        &hub,
+        Kind::Dataset,
+        "openlanguagedata/flores_plus",
+        &[("dev/mlt_Latn.parquet".to_owned(), table("text", &rows(0, 12)))],
+    );
     hub.restrict(Kind::Dataset, "openlanguagedata/flores_plus", false, true);
     sandbox.write("hf/token", format!("{}\n", hub.stranger()));
     let none = sandbox.path("no-token");
@@ -312,11 +349,19 @@ fn each_refusal_has_its_own_message_and_none_has_the_token() {
     // Who asks, what, and what the answer must hold.
     let cases: Vec<(Option<&str>, String, &str)> = vec![
         (None, model("atlas/none"), "there is none, or it is private and no token is set"),
-        (stranger, model("atlas/hidden"), "there is none, or it is private and the token in the variable HF_TOKEN may not see it"),
+        (
+            stranger,
+            model("atlas/hidden"),
+            "there is none, or it is private and the token in the variable HF_TOKEN may not see it",
+        ),
         (None, model("atlas/gated"), "is gated: accept its conditions at"),
         (stranger, model("atlas/gated"), "must be of the same account"),
         (stranger, profile("model", "flores", "out"), "datasets/openlanguagedata/flores_plus with your account"),
-        (Some("hf_mistyped0123456789mistyped"), model("atlas/tiny"), "does not know the token in the variable HF_TOKEN"),
+        (
+            Some("hf_mistyped0123456789mistyped"),
+            model("atlas/tiny"),
+            "does not know the token in the variable HF_TOKEN",
+        ),
         (expired, model("atlas/tiny"), "the token in the variable HF_TOKEN is expired"),
         (None, model("atlas/tiny@v9"), "has no revision `v9`; its branches and tags stand at"),
         (None, model("atlas/tiny@a..b"), "`a..b` is no revision"),
@@ -399,7 +444,10 @@ fn names_on_a_hub_are_read_as_people_write_them() {
     assert_eq!(read("a/b").unwrap(), ("a/b".to_owned(), None, None));
     assert_eq!(read("a/b@refs/pr/1").unwrap(), ("a/b".to_owned(), None, some("refs/pr/1")));
     assert_eq!(read("a/b/c/d.gguf@v1").unwrap(), ("a/b".to_owned(), some("c/d.gguf"), some("v1")));
-    for wrong in ["a", "a/", "/a", "a b/c", "a/b@", "a/b@../x", "a/b@-x", "a/../b", "a/b/../c", "a--b/c", "a/.b", "a/b.git", "a/b/"] {
+    for wrong in [
+        "a", "a/", "/a", "a b/c", "a/b@", "a/b@../x", "a/b@-x", "a/../b", "a/b/../c", "a--b/c", "a/.b", "a/b.git",
+        "a/b/",
+    ] {
         assert!(read(wrong).is_err(), "{wrong}");
     }
 }

@@ -15,6 +15,7 @@ mod hub;
 mod hub_clients;
 mod hub_inputs;
 mod hub_laws;
+mod hub_release;
 mod identify;
 mod identify_laws;
 mod identify_parity;

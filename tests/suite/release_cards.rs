@@ -13,7 +13,7 @@ use crate::{demo::committed, harness::Sandbox, readers::python};
 /// The front matter of a card as PyYAML, which the Hub's readers use, understands it.
 fn front_matter(card: &str) -> Option<Value> {
     let python = python("yaml")?;
-    let script = "import json, sys, yaml\nprint(json.dumps(yaml.safe_load(sys.stdin.read().split('---')[1])))";
+    let script = "import json, sys, yaml\nprint(json.dumps(yaml.safe_load(sys.stdin.read().split('---\\n')[1])))";
     let mut child = Command::new(python)
         .args(["-c", script])
         .stdin(std::process::Stdio::piped())
@@ -59,7 +59,8 @@ fn a_card_says_what_is_in_the_release_how_to_load_it_and_what_nobody_has_shown()
     }
     // Ten lines of code, as promised.
     let mask = blocks(&card, "python")[1];
-    let code = mask.lines().filter(|line| !line.trim().is_empty() && !line.starts_with("import") && !line.starts_with("from"));
+    let code =
+        mask.lines().filter(|line| !line.trim().is_empty() && !line.starts_with("import") && !line.starts_with("from"));
     assert!(code.count() <= 10, "{mask}");
     let Some(front) = front_matter(&card) else { return };
     assert_eq!(front["license"], "cc0-1.0");
@@ -150,12 +151,16 @@ fn the_card_of_an_adapted_model_names_its_base_its_licence_and_what_was_measured
     assert_eq!(front["base_model"], "HuggingFaceTB/SmolLM2-135M");
     assert_eq!(front["base_model_relation"], "finetune");
     assert_eq!((&front["language"][0], &front["license"]), (&"nb".into(), &"apache-2.0".into()));
-    assert_eq!((&front["library_name"], &front["datasets"][0]), (&"transformers".into(), &"HuggingFaceFW/fineweb-2".into()));
+    assert_eq!(
+        (&front["library_name"], &front["datasets"][0]),
+        (&"transformers".into(), &"HuggingFaceFW/fineweb-2".into())
+    );
 }
 
 #[test]
 fn the_card_of_a_delta_says_how_it_is_put_on_its_base_and_that_nothing_was_measured() {
-    let delta = AdaptedModel { licence: None, atlas: None, corpus: "dir:texts".to_owned(), ..adapted(Artefact::Delta, vec![]) };
+    let delta =
+        AdaptedModel { licence: None, atlas: None, corpus: "dir:texts".to_owned(), ..adapted(Artefact::Delta, vec![]) };
     let card = model_card(&delta);
     for wanted in [
         "neuroglot apply atlas/smollm2-nob@v1.0.0 --model HuggingFaceTB/SmolLM2-135M@93efa2f0",

@@ -73,7 +73,7 @@ def refused():
         return "allowed"
 
     def file(repo, revision="main", path="README.md"):
-        return lambda: api.hf_hub_download(repo, path, repo_type="dataset", revision=revision, force_download=True)
+        return lambda: api.hf_hub_download(repo, path, repo_type="dataset", revision=revision)
 
     add = CommitOperationAdd("notes.txt", b"late")
     first = api.list_repo_commits("atlas/open", repo_type="dataset")[-1].commit_id

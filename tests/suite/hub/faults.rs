@@ -61,6 +61,8 @@ pub enum Flaw {
     Altered,
     /// The token that asks is expired from now on.
     Expire,
+    /// An error whose message repeats the token that was sent, as careless servers and proxies do.
+    Repeat,
 }
 
 /// A flaw at a place.

@@ -106,6 +106,10 @@ async fn flawed(
             }
             return Ok(response);
         }
+        Some(Flaw::Repeat) => {
+            let message = format!("cannot understand `Authorization: Bearer {token}` at {}", request.uri());
+            return Ok(Refusal::bad(message).into_response());
+        }
         Some(Flaw::CutRequest) => {
             let length = content_length(request.headers());
             let mut body = request.into_body();
