@@ -161,6 +161,12 @@ pub enum HubError {
         /// The folder or the file.
         path: PathBuf,
     },
+    /// Another process is fetching the same file.
+    #[error("{path}: another program is fetching this file into the cache; run the same command again when it is done")]
+    Busy {
+        /// Its lock.
+        path: PathBuf,
+    },
     /// Somebody else wrote to the repository in the meantime.
     #[error(
         "somebody else pushed to `{repo}` while this was running (it stands at {found} now, not at {expected}): nothing of theirs was overwritten. Look at it, then run the same command again"
@@ -328,13 +334,7 @@ impl Question<'_> {
                 }
             }
             HFError::Io(source) => HubError::of_file(self.environment.cache.clone(), source),
-            HFError::CacheLockTimeout { path } => {
-                let source = std::io::Error::new(
-                    ErrorKind::WouldBlock,
-                    "another program downloads the same file; wait for it and run the same command again",
-                );
-                HubError::File { path, source }
-            }
+            HFError::CacheLockTimeout { path } => HubError::Busy { path },
             HFError::Xet { operation, source } => {
                 let problem = innermost(source.as_ref());
                 if is_full(&problem) {

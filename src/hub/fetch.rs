@@ -324,6 +324,8 @@ impl Snapshot {
                     meter.end();
                     return Ok(place);
                 }
+                // Shards of one run fetch one model: who comes second waits for the first, however long that takes.
+                Err(HubError::Busy { .. }) => std::thread::sleep(std::time::Duration::from_secs(1)),
                 Err(error) => {
                     // The cache is others' too: bytes that are not the file's must not stay in it.
                     if matches!(error, HubError::Corrupt { .. }) {
@@ -395,7 +397,11 @@ impl Snapshot {
             _ if about.len() != file.bytes => (format!("{} bytes", about.len()), format!("{} bytes", file.bytes)),
             Content::Large { pointer } => {
                 let sha256 = output::sha256_file(place).map_err(unreadable)?;
-                (format!("the pointer id {}", pointer_id(&sha256, about.len())), format!("the pointer id {pointer}"))
+                // The cache keeps a large file under the hash that the Hub gave with it: so much for pointers that are written
+                // in another way than today's.
+                let named = place.canonicalize().is_ok_and(|blob| blob.ends_with(&sha256));
+                let found = if named { pointer.clone() } else { pointer_id(&sha256, about.len()) };
+                (format!("the pointer id {found}"), format!("the pointer id {pointer}"))
             }
             Content::Small { blob } => {
                 (format!("the blob id {}", blob_id(place).map_err(unreadable)?), format!("the blob id {blob}"))

@@ -285,7 +285,7 @@ impl Plan {
             "repo": self.repository.repo().to_string(),
             "page": self.page,
             "exists": self.head.is_some(),
-            "private": !self.public,
+            "private": self.head.is_none().then_some(!self.public),
             "tag": self.tag,
             "new": self.new,
             "changed": self.changed,
