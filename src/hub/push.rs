@@ -169,19 +169,24 @@ impl Repository {
         }
     }
 
-    /// Whether the newest commit was made by [`Repository::commit`], of any process.
+    /// Whether any commit was made by [`Repository::commit`], of any process: somebody else may have pushed after it.
     ///
     /// # Errors
     /// When the Hub cannot be asked.
     pub fn is_ours(&self) -> Result<bool, HubError> {
-        Ok(self.newest()?.is_some_and(|commit| [commit.title, commit.message].iter().any(|text| text.contains(SIGN))))
+        let marked = |commit: &GitCommitInfo| commit.title.contains(SIGN) || commit.message.contains(SIGN);
+        Ok(self.history(None)?.iter().any(marked))
     }
 
     fn newest(&self) -> Result<Option<GitCommitInfo>, HubError> {
+        Ok(self.history(Some(1))?.into_iter().next())
+    }
+
+    /// The commits of `main`, newest first.
+    fn history(&self, limit: Option<usize>) -> Result<Vec<GitCommitInfo>, HubError> {
         let question = self.hub.question(self.kind, &self.repo, None, None);
         let files = self.hub.files_of(self.kind, &self.repo);
-        let commits = self.hub.persist(&question, || files.list_commits().revision("main").limit(1).send())?;
-        Ok(commits.into_iter().next())
+        self.hub.persist(&question, || files.list_commits().revision("main").maybe_limit(limit).send())
     }
 
     /// The repository as it is at a commit.

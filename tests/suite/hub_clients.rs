@@ -190,7 +190,9 @@ pub fn every_configuration_is_whole(rows: &Value, atlas: &Path) {
 
 #[test]
 fn python_names_every_refusal_as_it_does_with_the_real_hub() {
-    let Some(python) = Python::find() else { return };
+    if Python::find().is_none() {
+        return;
+    }
     let hub = Hub::start();
     for id in ["atlas/open", "atlas/hidden", "lab/gated"] {
         hub.push("atlas", Kind::Dataset, id, [("README.md", b"# A card\n".to_vec())]);
@@ -198,6 +200,8 @@ fn python_names_every_refusal_as_it_does_with_the_real_hub() {
     hub.restrict(Kind::Dataset, "atlas/hidden", true, false);
     hub.restrict(Kind::Dataset, "lab/gated", false, true);
     let check = |token: &str, wanted: &[(&str, &str)]| {
+        // A cache of one's own: Python gives out what an earlier token brought into it.
+        let python = Python::find().expect("it was found above");
         let found = python.ask(&hub, Some(token), &["refused"]).unwrap_or_else(|error| panic!("{error}"));
         for (question, answer) in wanted {
             assert_eq!(found[question], *answer, "{question}: {found:#}");

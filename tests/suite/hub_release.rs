@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use crate::{
     demo::committed,
-    harness::{Said, Sandbox, bytes_below, command, said},
+    harness::{Said, Sandbox, bytes_below, command, files_below, said},
     hub::{Fault, Flaw, Hub, Kind, Options, Part, Remote, RemoteFile},
     hub_clients::{Python, every_configuration_is_whole, hashes, javascript},
 };
@@ -187,7 +187,8 @@ fn the_demo_atlas_is_published_once_and_read_by_everybody() {
     hub.heal();
     let second: Value = serde_json::from_str(&desk.publish(&hub, &atlas).done().stdout).unwrap();
     assert_eq!((&second["commits"], &second["commit"]), (&json!(0), &first["commit"]));
-    assert_eq!((hub.count(Part::Commit), hub.count(Part::Upload)), (0, 0));
+    let asked = hub.requests();
+    assert!(!asked.is_empty() && asked.iter().all(|seen| ["GET", "HEAD"].contains(&&*seen.method)), "{asked:?}");
     assert_eq!(hub.repo(Kind::Dataset, REPO).unwrap().commits.len(), remote.commits.len());
     // Ours, twice: the second pull fetches nothing.
     desk.pull(&hub, "pulled").done();
@@ -238,13 +239,16 @@ fn publish_survives(flaw: Flaw, part: Part, files: usize) {
     let atlas = synthetic(&desk, "atlas", 1, files, 300);
     let clean = Hub::start();
     desk.publish(&clean, &atlas).done();
+    let mut struck = 0;
     for at in places(clean.count(part)) {
         let context = format!("{flaw:?} at {at} of {part:?}");
         let hub = Hub::start();
         hub.fail(Fault::new(flaw).on(part).at(at));
         let first = desk.publish(&hub, &atlas);
         assert!(first.code <= 1, "{context}: {}", first.text());
-        assert!(hub.struck() > 0, "{context} did not strike");
+        // How many requests there are differs by one or two from run to run.
+        assert!(hub.struck() > 0 || first.code == 0, "{context}: {}", first.text());
+        struck += hub.struck();
         hub.heal();
         desk.publish(&hub, &atlas).done();
         whole_at_the_first_attempt_or_the_second(&hub, &atlas, &context);
@@ -257,6 +261,7 @@ fn publish_survives(flaw: Flaw, part: Part, files: usize) {
         desk.publish(&hub, &atlas).done();
         whole_at_the_first_attempt_or_the_second(&hub, &atlas, &context);
     }
+    assert!(struck >= 10, "{flaw:?} struck {struck} times");
 }
 
 #[test]
@@ -320,23 +325,31 @@ fn pull_survives(flaw: Flaw, part: Part) {
     let clean = fresh();
     clean.pull(&hub, "out").done();
     assert_eq!(hashes(&clean.path("out")), wanted);
-    let found = |desk: &Desk| if desk.path("out").exists() { hashes(&desk.path("out")) } else { BTreeMap::new() };
+    // What stands under its own name; what is on its way lies in a folder, or has a name, that says so.
+    let found = |desk: &Desk| -> BTreeMap<String, String> {
+        let files = files_below(&desk.path("out")).into_iter().map(|path| path.to_str().unwrap().to_owned());
+        let named = files.filter(|path| !path.split('/').any(|part| part.ends_with(".part")));
+        named.map(|path| (path.clone(), sha256(&fs::read(desk.path("out").join(path)).unwrap()))).collect()
+    };
+    let is_done = |desk: &Desk| found(desk) == wanted && files_below(&desk.path("out")).len() == wanted.len();
     let no_file_is_wrong = |desk: &Desk, context: &str| {
-        let aside = |path: &str| path.split('/').any(|part| part.ends_with(".part"));
-        for (path, hash) in found(desk).iter().filter(|(path, _)| !aside(path)) {
-            assert_eq!(wanted.get(path), Some(hash), "{context}: {path}");
+        for (path, hash) in found(desk) {
+            assert_eq!(wanted.get(&path), Some(&hash), "{context}: {path}");
         }
     };
+    let mut struck = 0;
     for at in places(hub.count(part)) {
         let (context, desk) = (format!("{flaw:?} at {at} of {part:?}"), fresh());
         hub.fail(Fault::new(flaw).on(part).at(at));
         let first = desk.pull(&hub, "out");
         assert!(first.code <= 1, "{context}: {}", first.text());
-        assert!(first.code == 1 || found(&desk) == wanted, "{context}");
+        assert!(first.code == 1 || is_done(&desk), "{context}");
+        assert!(hub.struck() > 0 || first.code == 0, "{context}: {}", first.text());
+        struck += hub.struck();
         no_file_is_wrong(&desk, &context);
         hub.heal();
         desk.pull(&hub, "out").done();
-        assert_eq!(found(&desk), wanted, "{context}");
+        assert!(is_done(&desk), "{context}: {:?}", files_below(&desk.path("out")));
 
         let (context, desk) = (format!("{context}, killed"), fresh());
         hub.fail(Fault::new(flaw).on(part).at(at).lasting());
@@ -344,8 +357,9 @@ fn pull_survives(flaw: Flaw, part: Part) {
         no_file_is_wrong(&desk, &context);
         hub.heal();
         desk.pull(&hub, "out").done();
-        assert_eq!(found(&desk), wanted, "{context}");
+        assert!(is_done(&desk), "{context}: {:?}", files_below(&desk.path("out")));
     }
+    assert!(struck >= 10, "{flaw:?} struck {struck} times");
 }
 
 #[test]
@@ -415,6 +429,7 @@ fn of_two_publishers_at_once_one_wins_the_other_is_told_and_nothing_is_lost() {
         // Each release that there is, is whole.
         let check = |context: &str| {
             let remote = hub.repo(Kind::Dataset, REPO).unwrap();
+            println!("{context}: {:?}", remote.tags);
             for tag in remote.tags.keys() {
                 let n = usize::from(!remote.files(tag).contains_key("data/synthetic/4-00000.bin"));
                 whole(&remote, tag, &atlases[n]);

@@ -111,9 +111,6 @@ pub struct RemoteFile {
 #[derive(Clone, Debug)]
 pub struct RemoteCommit {
     pub oid: String,
-    pub parent: Option<String>,
-    pub title: String,
-    pub author: String,
     pub files: BTreeMap<String, RemoteFile>,
 }
 
@@ -270,13 +267,10 @@ impl Hub {
             };
             (path.clone(), RemoteFile { size: entry.size(), sha256, text, oid: entry.oid.clone() })
         };
-        let commits = found.commits.iter().map(|commit| RemoteCommit {
-            oid: commit.oid.clone(),
-            parent: commit.parent.clone(),
-            title: commit.title.clone(),
-            author: commit.author.clone(),
-            files: commit.files.iter().map(file).collect(),
-        });
+        let commits = found
+            .commits
+            .iter()
+            .map(|commit| RemoteCommit { oid: commit.oid.clone(), files: commit.files.iter().map(file).collect() });
         let (branches, tags) = (found.branches.clone(), found.tags.clone());
         Some(Remote { private: found.private, branches, tags, commits: commits.collect() })
     }

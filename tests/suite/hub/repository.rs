@@ -43,10 +43,6 @@ impl Kind {
         if self == Self::Model { "model" } else { "dataset" }
     }
 
-    pub fn plural(self) -> &'static str {
-        if self == Self::Model { "models" } else { "datasets" }
-    }
-
     /// What stands before `owner/name` in a web address.
     pub fn prefix(self) -> &'static str {
         if self == Self::Model { "" } else { "datasets/" }

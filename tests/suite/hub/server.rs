@@ -23,11 +23,9 @@ use super::{
 /// A request as the Hub saw it.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    pub host: Host,
     pub part: Part,
     pub method: String,
     pub path: String,
-    pub agent: String,
     /// None where the connection ended without an answer.
     pub status: Option<u16>,
 }
@@ -72,10 +70,10 @@ async fn answer(
         world.leaks.lock().unwrap().push(format!("{} {path}", request.method()));
         return Ok(Refusal::bad("Only one auth mechanism allowed, and a Hub token is none of ours").into_response());
     }
-    let (method, agent) = (request.method().to_string(), text(request.headers(), header::USER_AGENT));
+    let method = request.method().to_string();
     let number = {
         let mut seen = world.seen.lock().unwrap();
-        seen.push(Seen { host, part, method, path, agent, status: None });
+        seen.push(Seen { part, method, path, status: None });
         seen.len() - 1
     };
     let flaw = world.faults.lock().unwrap().next(part);
