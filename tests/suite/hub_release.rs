@@ -171,6 +171,7 @@ fn whole_at_the_first_attempt_or_the_second(hub: &Hub, atlas: &Path, context: &s
     let tags: Vec<_> = remote.tags.iter().collect();
     assert_eq!(tags, [(&"v1.0.0".to_owned(), &remote.branches["main"])], "{context}");
     whole(&remote, "v1.0.0", atlas);
+    assert_eq!(hub.damaged(Kind::Dataset, REPO, "v1.0.0"), Vec::<String>::new(), "{context}");
     assert!(remote.commits.windows(2).all(|pair| pair[0].files != pair[1].files), "{context}: an empty commit");
     assert!(hub.leaks().is_empty(), "{context}: {:?}", hub.leaks());
 }
@@ -306,6 +307,7 @@ fn publish_survives_whatever_happens_to_the_bytes_of_a_large_release_or_to_its_c
         publish_survives(flaw, Part::Upload, 1000);
         publish_survives(flaw, Part::Commit, 1000);
     }
+    publish_survives(Flaw::AlteredRequest, Part::Upload, 1000);
 }
 
 /// Spoils a pull at ten places or more, as [`publish_survives`]. No file is ever wrong under its own name.

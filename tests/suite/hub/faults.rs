@@ -59,6 +59,8 @@ pub enum Flaw {
     Truncated,
     /// One bit of the body is another.
     Altered,
+    /// One bit of the request's body is another.
+    AlteredRequest,
     /// The token that asks is expired from now on.
     Expire,
     /// An error whose message repeats the token that was sent, as careless servers and proxies do.

@@ -21,6 +21,7 @@ use std::{
 };
 
 use axum::{Router, http::HeaderMap};
+use sha2::{Digest, Sha256};
 use tokio::{net::TcpListener, runtime::Runtime};
 
 use access::{Account, Accounts, Refusal, Wish};
@@ -273,6 +274,24 @@ impl Hub {
             .map(|commit| RemoteCommit { oid: commit.oid.clone(), files: commit.files.iter().map(file).collect() });
         let (branches, tags) = (found.branches.clone(), found.tags.clone());
         Some(Remote { private: found.private, branches, tags, commits: commits.collect() })
+    }
+
+    /// Files of a revision whose bytes, read out of the storage, are not those that its commit names.
+    pub fn damaged(&self, kind: Kind, id: &str, revision: &str) -> Vec<String> {
+        let remote = self.repo(kind, id).expect("a repository");
+        let whole = |file: &RemoteFile| match &file.sha256 {
+            None => true,
+            Some(sha256) => {
+                self.runtime().block_on(self.world.storage.read(&self.world.xet, sha256)).is_some_and(|bytes| {
+                    bytes.len() as u64 == file.size && repository::hex(&Sha256::digest(&bytes)) == *sha256
+                })
+            }
+        };
+        remote.files(revision).iter().filter(|(_, file)| !whole(file)).map(|(path, _)| path.clone()).collect()
+    }
+
+    fn runtime(&self) -> &Runtime {
+        self.runtime.as_ref().expect("it ends with this value")
     }
 
     /// Makes a repository, or changes one behind everyone's back: these files are added or replaced in one commit on `main`.

@@ -91,7 +91,7 @@ async fn flawed(
     token: &str,
     router: Router,
     world: &World,
-    request: Request<Body>,
+    mut request: Request<Body>,
 ) -> Result<Response<Body>, Cut> {
     match flaw {
         Some(Flaw::Status(status)) => {
@@ -119,6 +119,11 @@ async fn flawed(
             return Err(Cut);
         }
         Some(Flaw::Expire) => world.expire(token),
+        Some(Flaw::AlteredRequest) => {
+            let (head, body) = request.into_parts();
+            let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
+            request = Request::from_parts(head, Body::from(altered(&body)));
+        }
         _ => (),
     }
     let response = router.oneshot(request).await.expect("a router does not fail");
@@ -138,12 +143,7 @@ async fn flawed(
                     head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(half.len()));
                     Body::from(half)
                 }
-                Flaw::Altered => {
-                    let mut bytes = whole.to_vec();
-                    let middle = bytes.len() / 2;
-                    bytes[middle] ^= 1;
-                    Body::from(bytes)
-                }
+                Flaw::Altered => Body::from(altered(&whole)),
                 _ => {
                     head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(whole.len()));
                     Body::from_stream(futures_util::stream::unfold(Some(half), cut_after))
@@ -153,6 +153,14 @@ async fn flawed(
         }
         _ => Ok(response),
     }
+}
+
+/// The same bytes but for one bit in their middle.
+fn altered(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let middle = bytes.len() / 2;
+    bytes.iter_mut().skip(middle).take(1).for_each(|byte| *byte ^= 1);
+    bytes
 }
 
 /// A stream that ends in an error after its first piece has had the time to leave.

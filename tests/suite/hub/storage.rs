@@ -22,7 +22,7 @@ use super::{
     access::{Refusal, Wish},
     api::repo_id,
     repository::hex,
-    xet::Scope,
+    xet::{Scope, Xet},
 };
 
 /// Where an object's bytes are.
@@ -59,6 +59,15 @@ impl Storage {
         let object = (bytes.len() as u64, Place::Memory(bytes));
         self.objects.lock().unwrap().entry(sha256.clone()).or_insert(object);
         sha256
+    }
+
+    /// An object's bytes.
+    pub async fn read(&self, xet: &Xet, sha256: &str) -> Option<Bytes> {
+        let object = self.objects.lock().unwrap().get(sha256).cloned();
+        match object? {
+            (_, Place::Memory(bytes)) => Some(bytes),
+            (size, Place::Xet(hash)) => xet.read(&hash, 0..size).await.ok(),
+        }
     }
 
     /// Notes that the content-addressed store has a file.
