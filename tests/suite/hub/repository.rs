@@ -101,7 +101,7 @@ impl Entry {
         }
     }
 
-    /// The hash that the Hub calls a file's ETag: SHA-256 of an LFS object, else the blob's id.
+    /// The hash that the Hub calls a file's `ETag`: SHA-256 of an LFS object, else the blob's id.
     pub fn etag(&self) -> &str {
         match &self.content {
             Content::Regular(_) => &self.oid,
