@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::Read,
+    io::{ErrorKind, Read},
     path::{Path, PathBuf},
     sync::{
         Mutex, OnceLock,
@@ -281,8 +281,19 @@ impl Snapshot {
     /// Where a file lies in the cache, if it does and is whole.
     #[must_use]
     pub fn cached(&self, file: &RemoteFile) -> Option<PathBuf> {
+        if self.unchecked(&file.path).exists() {
+            return None;
+        }
         let place = self.place(&file.path);
         fs::metadata(&place).is_ok_and(|about| about.is_file() && about.len() == file.bytes).then_some(place)
+    }
+
+    /// Stands in the cache while a file is fetched and not compared yet: a process that is killed in between leaves it, and nobody
+    /// takes the file for whole.
+    fn unchecked(&self, path: &str) -> PathBuf {
+        let name = format!("{}.unchecked", &output::sha256(format!("{}/{path}", self.commit).as_bytes())[..32]);
+        let locks = self.hub.environment.cache.join(".locks");
+        locks.join(self.hub.folder(self.kind, &self.repo).file_name().unwrap_or_default()).join(name)
     }
 
     fn place(&self, path: &str) -> PathBuf {
@@ -309,7 +320,19 @@ impl Snapshot {
             let what = format!("{} of `{}`", file.path, self.id());
             return Err(HubError::Offline { what, cache: self.hub.environment.cache.clone() });
         }
+        let unchecked = self.unchecked(&file.path);
+        let checked = |place: PathBuf| {
+            meter.end();
+            match fs::remove_file(&unchecked) {
+                Err(error) if error.kind() != ErrorKind::NotFound => Err(HubError::of_file(unchecked.clone(), error)),
+                _ => Ok(place),
+            }
+        };
+        if unchecked.exists() && self.check(file, &self.place(&file.path)).is_ok() {
+            return checked(self.place(&file.path));
+        }
         self.evict(&file.path);
+        output::write(&unchecked, b"").map_err(|error| HubError::of_file(error.path, error.source))?;
         let question = self.hub.question(self.kind, &self.repo, Some(&self.commit), Some(&file.path));
         let files = self.hub.files_of(self.kind, &self.repo);
         let mut attempt = 1;
@@ -320,10 +343,7 @@ impl Snapshot {
                 Err(error) => Err(question.answer(error)),
             };
             match arrived {
-                Ok(place) => {
-                    meter.end();
-                    return Ok(place);
-                }
+                Ok(place) => return checked(place),
                 // Shards of one run fetch one model: who comes second waits for the first, however long that takes.
                 Err(HubError::Busy { .. }) => std::thread::sleep(std::time::Duration::from_secs(1)),
                 Err(error) => {

@@ -161,11 +161,13 @@ impl Pull {
         let entry = self.manifest.file(&file.path).expect("only files of the manifest are fetched");
         let sha256 = output::sha256_file(place).map_err(of(place))?;
         if sha256 != entry.sha256 {
+            // Of a file in git itself the tree knows another hash than the manifest, so that this is found out only here.
+            let _ = fs::remove_file(place.canonicalize().unwrap_or_else(|_| place.to_owned()));
             return Err(HubError::Corrupt {
                 repo: self.snapshot.repo().clone(),
                 path: file.path.clone(),
                 found: format!("SHA-256 {sha256}"),
-                wanted: format!("SHA-256 {}", entry.sha256),
+                wanted: format!("SHA-256 {} in its manifest", entry.sha256),
             });
         }
         let target = self.out.join(&file.path);
