@@ -129,7 +129,7 @@ impl Facts<'_> {
             let frequency = figure(|row| row.mean_selection_freq);
             match (halves, frequency) {
                 (None, None) => {
-                    sentences.push(format!("{}, {method}: how stable the sets are was not measured.", model.id))
+                    sentences.push(format!("{}, {method}: how stable the sets are was not measured.", model.id));
                 }
                 (halves, frequency) => {
                     let halves = halves.map(|value| {

@@ -41,7 +41,7 @@ impl HubModel {
                 std::iter::once(INDEX.to_owned()).chain(shards).collect()
             }
             (false, false) => {
-                let gguf: Vec<&str> = all.keys().map(String::as_str).filter(|path| path.ends_with(".gguf")).collect();
+                let gguf: Vec<&str> = all.keys().map(String::as_str).filter(|path| is_gguf(path)).collect();
                 return Err(CheckpointError::NoHubWeights { model: place.repo.to_string(), gguf: named(&gguf) });
             }
         };
@@ -86,6 +86,10 @@ impl HubModel {
         let folder = self.snapshot.folder();
         Ok(whole.then(|| self.gguf.as_ref().map_or_else(|| folder.clone(), |file| folder.join(file))))
     }
+}
+
+fn is_gguf(path: &str) -> bool {
+    std::path::Path::new(path).extension().is_some_and(|extension| extension == "gguf")
 }
 
 fn named(gguf: &[&str]) -> String {

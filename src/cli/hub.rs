@@ -15,7 +15,7 @@ use crate::{
 /// How a Hub is asked.
 #[derive(Args, Clone, Default)]
 pub struct HubArgs {
-    /// Ask no Hub: take what its cache holds, as HF_HUB_OFFLINE=1 does.
+    /// Ask no Hub: take what its cache holds, as `HF_HUB_OFFLINE=1` does.
     #[arg(long)]
     pub offline: bool,
 }

@@ -13,8 +13,8 @@ use crate::{
 
 /// Publish an atlas as a data set on the Hugging Face Hub: checked before, compared file by file after, tagged.
 ///
-/// Whatever interrupts it, the same command continues; what is there already is not sent again. The token is taken from HF_TOKEN, from
-/// the file that HF_TOKEN_PATH names, or from `hf auth login`.
+/// Whatever interrupts it, the same command continues; what is there already is not sent again. The token is taken from `HF_TOKEN`, from
+/// the file that `HF_TOKEN_PATH` names, or from `hf auth login`.
 #[derive(Args)]
 pub struct PublishArgs {
     /// Atlas folder.

@@ -90,7 +90,7 @@ impl Hub {
     }
 
     fn folder(&self, kind: Kind, repo: &RepoId) -> PathBuf {
-        self.environment.cache.join(format!("{}--{}--{}", kind.cached(), repo.owner, repo.name))
+        self.environment.cache.join(format!("{}--{}--{}", kind.cached(), repo.owner(), repo.name()))
     }
 
     fn remembered(&self, kind: Kind, repo: &RepoId, revision: &str) -> Result<String, HubError> {
@@ -156,7 +156,7 @@ impl Snapshot {
     /// As [`Snapshot::files`].
     pub fn below(&self, folder: &str) -> Result<BTreeMap<String, RemoteFile>, HubError> {
         if self.hub.environment.offline {
-            return self.cached_below(folder);
+            return Ok(self.cached_below(folder));
         }
         let entries = self.tree(folder, true)?.into_iter();
         let files = entries.filter_map(|entry| match entry {
@@ -182,7 +182,7 @@ impl Snapshot {
             rest.split_once('/').map(|(name, _)| name.to_owned())
         };
         let mut names: Vec<String> = if self.hub.environment.offline {
-            self.cached_below(folder)?.keys().filter_map(|path| inside(path)).collect()
+            self.cached_below(folder).keys().filter_map(|path| inside(path)).collect()
         } else {
             let entries = self.tree(folder, false)?.into_iter();
             let name = |entry| match entry {
@@ -218,7 +218,7 @@ impl Snapshot {
         Err(HubError::Strange { endpoint: self.hub.endpoint(), problem })
     }
 
-    fn cached_below(&self, folder: &str) -> Result<BTreeMap<String, RemoteFile>, HubError> {
+    fn cached_below(&self, folder: &str) -> BTreeMap<String, RemoteFile> {
         let root = self.hub.folder(self.kind, &self.repo).join("snapshots").join(&self.commit);
         let mut found = BTreeMap::new();
         let mut open = vec![folder.to_owned()];
@@ -237,7 +237,7 @@ impl Snapshot {
                 }
             }
         }
-        Ok(found)
+        found
     }
 
     /// What the tree says of one file.
@@ -354,7 +354,7 @@ impl Snapshot {
                     if !error.passes() || attempt == super::ATTEMPTS {
                         return Err(self.why(error));
                     }
-                    self.hub.wait(&error, attempt);
+                    Hub::wait(&error, attempt);
                     attempt += 1;
                 }
             }

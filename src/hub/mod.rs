@@ -80,16 +80,19 @@ impl fmt::Display for Kind {
 
 /// `owner/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RepoId {
-    owner: String,
-    name: String,
-}
+pub struct RepoId(String);
 
 impl RepoId {
+    /// Whose it is.
+    #[must_use]
+    pub fn owner(&self) -> &str {
+        self.0.split_once('/').map_or("", |(owner, _)| owner)
+    }
+
     /// The name without its owner.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        self.0.split_once('/').map_or(&self.0, |(_, name)| name)
     }
 }
 
@@ -109,9 +112,7 @@ impl FromStr for RepoId {
                     .any(|ill| if *ill == ".git" { part.ends_with(ill) } else { part.contains(ill) })
         };
         match text.split_once('/') {
-            Some((owner, name)) if part(owner) && part(name) => {
-                Ok(Self { owner: owner.to_owned(), name: name.to_owned() })
-            }
+            Some((owner, name)) if part(owner) && part(name) => Ok(Self(text.to_owned())),
             _ => Err(HubError::Name(text.to_owned())),
         }
     }
@@ -119,7 +120,7 @@ impl FromStr for RepoId {
 
 impl fmt::Display for RepoId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.owner, self.name)
+        f.write_str(&self.0)
     }
 }
 
@@ -251,7 +252,7 @@ impl Hub {
     }
 
     fn files_of(&self, kind: Kind, repo: &RepoId) -> HFRepositorySync<RepoTypeAny> {
-        self.client.repository(kind.repo_type(), &repo.owner, &repo.name)
+        self.client.repository(kind.repo_type(), repo.owner(), repo.name())
     }
 
     /// What the Hub says of a repository: the commit that a revision stands at.
@@ -260,11 +261,11 @@ impl Hub {
         let revision = revision.map(str::to_owned);
         let commit = self.persist(&question, || match kind {
             Kind::Model => {
-                let model = self.client.model(&repo.owner, &repo.name);
+                let model = self.client.model(repo.owner(), repo.name());
                 Ok(model.info().maybe_revision(revision.clone()).send()?.sha)
             }
             Kind::Dataset => {
-                let dataset = self.client.dataset(&repo.owner, &repo.name);
+                let dataset = self.client.dataset(repo.owner(), repo.name());
                 Ok(dataset.info().maybe_revision(revision.clone()).send()?.sha)
             }
         })?;
@@ -295,13 +296,13 @@ impl Hub {
             if !error.passes() || attempt == ATTEMPTS {
                 return Err(error);
             }
-            self.wait(&error, attempt);
+            Self::wait(&error, attempt);
             attempt += 1;
         }
     }
 
     /// Waits before attempt number `attempt` + 1, and says so where a person would wonder.
-    fn wait(&self, error: &HubError, attempt: u32) {
+    fn wait(error: &HubError, attempt: u32) {
         let pause = error.pause(attempt);
         if pause >= Duration::from_secs(5) {
             tracing::warn!("waiting {} seconds: {error}", pause.as_secs());

@@ -272,7 +272,7 @@ impl Repository {
                     meter.end();
                     return Ok(made);
                 }
-                error if error.passes() && attempt < super::ATTEMPTS => self.hub.wait(&error, attempt),
+                error if error.passes() && attempt < super::ATTEMPTS => Hub::wait(&error, attempt),
                 error => return Err(self.why(error)),
             }
             attempt += 1;

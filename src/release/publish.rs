@@ -297,26 +297,26 @@ impl Plan {
         })
     }
 
+    /// Makes the repository and says what it stands at.
+    fn create(&self, tell: &mut impl FnMut(Step)) -> Result<String, ReleaseError> {
+        let head = self.repository.create(!self.public)?;
+        // Somebody may have made it since the plan was, and begun to fill it: the plan knows nothing of that.
+        let new = self.repository.at(&head);
+        if new.files()?.keys().any(|path| !EMPTY.contains(&path.as_str())) {
+            let (repo, expected) = (self.repository.repo().clone(), "no commit".to_owned());
+            return Err(HubError::Moved { repo, expected, found: head }.into());
+        }
+        tell(Step::Created(&self.page));
+        Ok(head)
+    }
+
     /// Does what there is to do. Stops between commits when `stop` is set.
     ///
     /// # Errors
     /// The first thing that goes wrong. Whatever was committed stays, and the same plan made anew goes on from there.
     pub fn run(&self, watch: &Watch, stop: &AtomicBool, mut tell: impl FnMut(Step)) -> Result<Published, ReleaseError> {
         self.repository.check_token()?;
-        let mut at = match &self.head {
-            Some(head) => head.clone(),
-            None => {
-                let head = self.repository.create(!self.public)?;
-                // Somebody may have made it since the plan was, and begun to fill it: the plan knows nothing of that.
-                let files = self.repository.at(&head);
-                if files.files()?.keys().any(|path| !EMPTY.contains(&path.as_str())) {
-                    let (repo, expected) = (self.repository.repo().clone(), "no commit".to_owned());
-                    return Err(HubError::Moved { repo, expected, found: head }.into());
-                }
-                tell(Step::Created(&self.page));
-                head
-            }
-        };
+        let mut at = if let Some(head) = &self.head { head.clone() } else { self.create(&mut tell)? };
         let of = self.commits();
         let mut done = Published {
             repo: self.repository.repo().to_string(),
@@ -351,12 +351,11 @@ impl Plan {
         if of > 0 {
             self.repository.compare(&at, &self.files)?;
         }
-        match &self.tagged {
-            Some(commit) => at.clone_from(commit),
-            None => {
-                self.repository.tag(&self.tag, &at)?;
-                tell(Step::Tagged(&self.tag));
-            }
+        if let Some(commit) = &self.tagged {
+            at.clone_from(commit);
+        } else {
+            self.repository.tag(&self.tag, &at)?;
+            tell(Step::Tagged(&self.tag));
         }
         Ok(Published { commit: at, ..done })
     }
