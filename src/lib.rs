@@ -5,12 +5,13 @@
 //!
 //! ```text
 //! language -> corpus -> tokens -> model forward with an observer -> activation counts -> identification
-//!          -> atlas (Parquet, masks, manifest) -> site
+//!          -> atlas (Parquet, masks, manifest) -> { site | release to and from the Hub }
 //! ```
 
 pub mod language;
 pub mod neuron;
 pub mod output;
+pub mod hub;
 pub mod corpus;
 pub mod checkpoint;
 pub mod tokens;
@@ -19,4 +20,5 @@ pub mod profile;
 pub mod identify;
 pub mod atlas;
 pub mod site;
+pub mod release;
 pub mod cli;

@@ -4,7 +4,7 @@
 use std::{
     fs::File,
     io::{BufWriter, ErrorKind, Read, Write},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use sha2::{Digest, Sha256};
@@ -97,6 +97,29 @@ pub fn sha256_file(path: &Path) -> std::io::Result<String> {
             n => hash.update(&block[..n]),
         }
     }
+}
+
+/// Whether a path from elsewhere stays inside the folder that it is put below: names only, none that climbs or begins anew.
+#[must_use]
+pub fn stays_inside(path: &str) -> bool {
+    !path.is_empty()
+        && !path.contains(['\\', '\0'])
+        && !path.ends_with('/')
+        && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+/// A size as people say it, `1.2 GB`.
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    let units = ["kB", "MB", "GB", "TB"];
+    if bytes < 1000 {
+        return format!("{bytes} bytes");
+    }
+    let power = (bytes.ilog10() as usize / 3).min(units.len());
+    // 999,950 bytes are 1.0 MB, not 1000.0 kB.
+    let rounded = bytes as f64 / 1000f64.powi(power as i32);
+    let power = if rounded >= 999.95 && power < units.len() { power + 1 } else { power };
+    format!("{:.1} {}", bytes as f64 / 1000f64.powi(power as i32), units[power - 1])
 }
 
 /// A number with its thousands apart, `1,234,567`.

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     Atlas, AtlasError, CoverageRow, FileEntry, IdentifyParameters, IdentifyResult, LanguageRow, Manifest, Mask,
-    MaskFormat, MaskSet, MethodTables, ModelRow, NeuronRow, OverlapRow, RateResult, RunRow, StabilityRow, card::card,
+    MaskFormat, MaskSet, MethodTables, ModelRow, NeuronRow, OverlapRow, RateResult, RunRow, StabilityRow, card::Facts,
     import::UNKNOWN_LICENCE, model_folder, neuron_set, rows::IMPORT,
 };
 use crate::{
@@ -343,28 +343,22 @@ pub(super) fn write_atlas(place: &Path, release: &Release, entries: &[Entry]) ->
     tables.write(place, &mut rows)?;
     output::write(&place.join("LICENSE"), licence_text(&release.licence).as_bytes())?;
     rows.insert("LICENSE".to_owned(), None);
-    let results = tables.results();
-    let table_rows =
-        rows.iter().filter(|(path, _)| path.starts_with("data/neurons")).filter_map(|(_, rows)| *rows).sum();
-    let configs = ["neurons", "counts", "routed", "models", "languages", "runs", "coverage", "overlap", "stability"];
-    let has_rows = |name: &&str| {
-        rows.iter().any(|(path, rows)| {
-            rows.is_some_and(|rows| rows > 0)
-                && (path.starts_with(&format!("data/{name}/")) || *path == format!("data/{name}.parquet"))
-        })
-    };
-    let configs: Vec<&str> = configs.into_iter().filter(has_rows).collect();
     let mut remarks = before.as_ref().map_or_else(Vec::new, |before| before.manifest.remarks.clone());
     remarks.extend(release.remarks.iter().filter(|remark| !remarks.contains(remark)).cloned().collect::<Vec<_>>());
-    let text = card(&release.licence, &remarks, &tables.models, &tables.languages, &results, &configs, table_rows);
-    output::write(&place.join("README.md"), text.as_bytes())?;
-    rows.insert("README.md".to_owned(), None);
-    let files = rows.iter().map(|(path, rows)| FileEntry::measure(place, path, *rows)).collect::<Result<_, _>>()?;
+    let mut files = measured(place, &rows)?;
+    let card = tables.card(place, release, &remarks, &files)?;
+    output::write(&place.join("README.md"), card.as_bytes())?;
+    files.push(FileEntry::measure(place, "README.md", None)?);
     let runs = tables.runs.iter().map(|run| run.run.clone()).collect();
     let manifest = Manifest::new(&release.licence, remarks, runs, tables.models.len(), tables.languages.len(), files);
     manifest.write(place)?;
     sweep(place, &manifest, before.as_ref());
     Ok(manifest)
+}
+
+fn measured(place: &Path, rows: &BTreeMap<String, Option<usize>>) -> Result<Vec<FileEntry>, AtlasError> {
+    let written = rows.iter().filter(|(path, _)| *path != "README.md");
+    written.map(|(path, rows)| FileEntry::measure(place, path, *rows)).collect()
 }
 
 /// Says whether an atlas may be written to a folder, before anything is computed for it.
@@ -551,10 +545,32 @@ impl Common {
         put("coverage", CoverageRow::write(&self.coverage, &at("coverage")))
     }
 
-    /// Results of every identification, by model.
-    fn results(&self) -> Vec<(String, IdentifyResult)> {
-        let parse = |run: &RunRow| Some((run.model.clone(), serde_json::from_str(run.result.as_deref()?).ok()?));
-        self.runs.iter().filter(|run| run.method.as_deref() != Some("random")).filter_map(parse).collect()
+    fn card(
+        &self,
+        place: &Path,
+        release: &Release,
+        remarks: &[String],
+        files: &[FileEntry],
+    ) -> Result<String, AtlasError> {
+        let mut stability = BTreeMap::new();
+        for file in files {
+            if let ["data", "stability", model, table] = file.path.split('/').collect::<Vec<_>>().as_slice() {
+                let method = table.trim_end_matches(".parquet").to_owned();
+                stability.insert((model.to_string(), method), StabilityRow::read(&place.join(&file.path))?);
+            }
+        }
+        let facts = Facts {
+            licence: &release.licence,
+            remarks,
+            models: &self.models,
+            languages: &self.languages,
+            runs: &self.runs,
+            coverage: &self.coverage,
+            stability: &stability,
+            files: &files.iter().map(|file| (file.path.clone(), file.bytes, file.rows)).collect::<Vec<_>>(),
+            version: env!("CARGO_PKG_VERSION"),
+        };
+        Ok(facts.card(None))
     }
 }
 

@@ -1,11 +1,11 @@
 //! `manifest.json`: every other file of a release with its size, hash and rows.
 
-use std::path::{Component, Path};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::AtlasError;
-use crate::output;
+use crate::output::{self, stays_inside};
 
 /// Name of the manifest in an atlas.
 pub const MANIFEST: &str = "manifest.json";
@@ -146,10 +146,41 @@ impl Manifest {
         }
     }
 
+    /// Its text.
+    #[must_use]
+    pub fn json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("plain data") + "\n"
+    }
+
     /// Writes the manifest: the last file of an atlas to appear.
     pub(super) fn write(&self, atlas: &Path) -> Result<(), AtlasError> {
-        let json = serde_json::to_string_pretty(self).expect("plain data") + "\n";
-        Ok(output::write(&atlas.join(MANIFEST), json.as_bytes())?)
+        Ok(output::write(&atlas.join(MANIFEST), self.json().as_bytes())?)
+    }
+
+    /// The manifest of some of the files.
+    #[must_use]
+    pub fn only(&self, keep: impl Fn(&FileEntry) -> bool) -> Self {
+        let mut some = self.clone();
+        some.files.retain(keep);
+        some.count_files();
+        some
+    }
+
+    /// The manifest of a release: with its name, and a card of its own instead of the atlas' one.
+    #[must_use]
+    pub fn released(&self, release: &str, card: FileEntry) -> Self {
+        let mut released = self.clone();
+        released.release = Some(release.to_owned());
+        released.files.retain(|file| file.path != card.path);
+        released.files.push(card);
+        released.files.sort_by(|a, b| a.path.cmp(&b.path));
+        released.count_files();
+        released
+    }
+
+    fn count_files(&mut self) {
+        self.totals.files = self.files.len();
+        self.totals.bytes = self.files.iter().map(|file| file.bytes).sum();
     }
 
     /// The entry of a path.
@@ -157,10 +188,4 @@ impl Manifest {
     pub fn file(&self, path: &str) -> Option<&FileEntry> {
         self.files.iter().find(|file| file.path == path)
     }
-}
-
-fn stays_inside(path: &str) -> bool {
-    !path.is_empty()
-        && !path.contains('\\')
-        && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
 }

@@ -19,6 +19,7 @@ use std::{
 
 pub use self::{
     build::{Evidence, Identification, Release, build, check_place},
+    card::Place,
     compare::{Chosen, Comparison, Pair, Shared, Side, compare},
     import::{Import, UNKNOWN_LICENCE, import},
     manifest::{FileEntry, MANIFEST, Manifest},

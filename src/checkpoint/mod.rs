@@ -1,8 +1,9 @@
-//! A model on disk: a folder as Hugging Face keeps it, or a GGUF file as llama.cpp does.
+//! A model: a folder as Hugging Face keeps it, a GGUF file as llama.cpp does, or either on a Hub.
 //! In: a path. Out: its config, its tokenizer, and tensors that were checked against the config before any work, all of them
 //! in Hugging Face's spelling, whatever the files' own.
 
 mod gguf;
+mod hub;
 mod safetensors;
 
 use std::{
@@ -15,9 +16,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
-pub use self::gguf::GgufError;
 use self::safetensors::{INDEX, SINGLE};
-use crate::output;
+pub use self::{gguf::GgufError, hub::HubModel};
+use crate::{hub::HubError, output};
 
 /// A checkpoint, its weights not yet read.
 pub struct Checkpoint {
@@ -228,7 +229,7 @@ fn sha256(path: &Path) -> Result<String, CheckpointError> {
 pub enum CheckpointError {
     /// Neither a folder nor a GGUF file at the path.
     #[error(
-        "{path}: there is no such model; a folder with config.json, tokenizer.json and model.safetensors, or a GGUF file, is wanted"
+        "{path}: there is no such model; a folder with config.json, tokenizer.json and model.safetensors, a GGUF file, or OWNER/NAME on a Hub (with @main behind it where a folder OWNER is here) is wanted"
     )]
     NoModel {
         /// The path.
@@ -328,6 +329,17 @@ pub enum CheckpointError {
         /// Its shape.
         shape: Vec<usize>,
     },
+    /// A model on a Hub without weights that we read.
+    #[error("{model} holds neither {SINGLE} nor {INDEX}{gguf}")]
+    NoHubWeights {
+        /// The model.
+        model: String,
+        /// What there is instead, and what to do.
+        gguf: String,
+    },
+    /// The Hub does not give the files.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// What only a GGUF file can get wrong.
     #[error(transparent)]
     Gguf(#[from] GgufError),

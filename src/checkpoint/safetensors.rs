@@ -209,26 +209,40 @@ fn shards(folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     if !index.is_file() {
         return Err(CheckpointError::NoWeights { path: folder.to_owned() });
     }
-    let list: ShardIndex = serde_json::from_slice(&read(&index)?)
-        .map_err(|error| CheckpointError::Broken { path: index.clone(), problem: error.to_string() })?;
-    let names: BTreeSet<&String> = list.weight_map.values().collect();
+    let list = shard_index(&index)?;
     let mut shards = Vec::new();
-    for name in names {
-        // A shard lies beside its index: a name with a folder in it would leave the checkpoint.
-        if Path::new(name).file_name() != Some(std::ffi::OsStr::new(name)) {
-            return Err(CheckpointError::Broken {
-                path: index,
-                problem: format!("it names `{name}`, which is no file beside it"),
-            });
-        }
+    for name in list.shards() {
         let shard = folder.join(name);
         if !shard.is_file() {
-            let tensors = list.weight_map.values().filter(|file| *file == name).count();
-            return Err(CheckpointError::MissingShard { index, shard: name.clone(), tensors });
+            let tensors = list.weight_map.values().filter(|file| file.as_str() == name).count();
+            return Err(CheckpointError::MissingShard { index, shard: name.to_owned(), tensors });
         }
         shards.push(shard);
     }
     Ok(shards)
+}
+
+impl ShardIndex {
+    fn shards(&self) -> BTreeSet<&str> {
+        self.weight_map.values().map(String::as_str).collect()
+    }
+}
+
+/// The index of a model in several files, its names checked.
+fn shard_index(path: &Path) -> Result<ShardIndex, CheckpointError> {
+    let broken = |problem: String| CheckpointError::Broken { path: path.to_owned(), problem };
+    let list: ShardIndex = serde_json::from_slice(&read(path)?).map_err(|error| broken(error.to_string()))?;
+    // A shard lies beside its index: a name with a folder in it would leave the checkpoint.
+    let outside = |name: &&String| Path::new(name).file_name() != Some(std::ffi::OsStr::new(name));
+    match list.weight_map.values().find(outside) {
+        Some(name) => Err(broken(format!("it names `{name}`, which is no file beside it"))),
+        None => Ok(list),
+    }
+}
+
+/// The files that an index names.
+pub(super) fn shard_names(index: &Path) -> Result<Vec<String>, CheckpointError> {
+    Ok(shard_index(index)?.shards().into_iter().map(str::to_owned).collect())
 }
 
 #[derive(Deserialize)]

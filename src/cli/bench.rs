@@ -12,7 +12,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Outcome, STOP, Talk, usage};
+use super::{Outcome, STOP, Talk, hub::HubArgs, usage};
 use crate::{
     checkpoint::Checkpoint,
     model::{
@@ -27,9 +27,11 @@ use crate::{
 /// Measure how fast this machine multiplies and copies, and how much of it profiling uses.
 #[derive(Args)]
 pub struct BenchArgs {
-    /// Model folder or GGUF file to time.
-    #[arg(long, value_name = "PATH", conflicts_with = "shape")]
+    /// Model folder or GGUF file to time, or OWNER/NAME[/FILE.gguf][@REVISION] on the Hub.
+    #[arg(long, value_name = "PATH|OWNER/NAME", conflicts_with = "shape")]
     model: Option<PathBuf>,
+    #[command(flatten)]
+    hub: HubArgs,
     #[arg(long, value_name = "NAME", default_value = "smollm2-135m", help = shape_help())]
     shape: String,
     /// Take only so many layers: a large model's layers are all alike.
@@ -107,7 +109,10 @@ impl BenchArgs {
             talk.say(remark);
         }
         let place = Place { dtype: self.dtype.on(&device), device };
-        let (name, architecture, decoder) = self.decoder(&place)?;
+        let Some((name, architecture, decoder)) = self.decoder(&place, talk)? else {
+            talk.say("interrupted; the same command continues");
+            return Ok(Outcome::Interrupted);
+        };
         if context > architecture.spec.positions {
             return Err(usage(anyhow::anyhow!(
                 "--context {context} is longer than the {} positions of {name}",
@@ -150,11 +155,11 @@ impl BenchArgs {
         Ok(Outcome::Done)
     }
 
-    fn decoder(&self, place: &Place) -> anyhow::Result<(String, Architecture, Decoder)> {
-        match &self.model {
-            Some(path) => of_checkpoint(path, self.layers, place),
-            None => self.of_shape(place),
-        }
+    /// What is timed; nothing, when a model was still being fetched as the command was interrupted.
+    fn decoder(&self, place: &Place, talk: &Talk) -> anyhow::Result<Option<(String, Architecture, Decoder)>> {
+        let Some(model) = &self.model else { return self.of_shape(place).map(Some) };
+        let found = self.hub.locate(model, talk)?;
+        found.map(|found| of_checkpoint(&found.path, self.layers, place)).transpose()
     }
 
     fn of_shape(&self, place: &Place) -> anyhow::Result<(String, Architecture, Decoder)> {

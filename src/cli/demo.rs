@@ -7,6 +7,7 @@ use include_dir::{Dir, include_dir};
 
 use super::{
     Outcome, Talk,
+    hub::{HubArgs, Located},
     identify::{IdentifySettings, identify},
     profile::{ProfilePlan, ProfileSettings},
 };
@@ -43,7 +44,8 @@ impl DemoArgs {
         let bundle = self.out.join("bundle");
         unpack(&BUNDLE, &bundle)?;
         let corpus: CorpusSpec = format!("dir:{}", bundle.join("sentences").display()).parse()?;
-        let plan = ProfilePlan::new(&bundle.join("model"), &corpus, "all", TOKENS, &profile_settings(), None)?;
+        let model = Located { path: bundle.join("model"), origin: None };
+        let plan = ProfilePlan::new(&model, &corpus, "all", TOKENS, &profile_settings(), None)?;
         talk.say(format!("profiling a model of 2.7 million parameters over {} languages", plan.languages.len()));
         let folder = ProfileFolder::begin(&self.out.join("profile"), plan.head.clone())?;
         if plan.run(&folder, talk)? == Finish::Stopped {
@@ -95,6 +97,7 @@ fn profile_settings() -> ProfileSettings {
         model_id: Some("neuroglot/demo-2.7m".to_owned()),
         model_revision: None,
         model_licence: Some("CC-BY-SA-4.0".to_owned()),
+        hub: HubArgs::default(),
     }
 }
 

@@ -3,11 +3,14 @@
 mod bench;
 mod compare;
 mod demo;
+mod hub;
 mod identify;
 mod import;
 mod mask;
 mod merge;
 mod profile;
+mod publish;
+mod pull;
 mod site;
 mod talk;
 mod verify;
@@ -46,6 +49,8 @@ enum Command {
     Mask(mask::MaskArgs),
     Import(import::ImportArgs),
     Compare(compare::CompareArgs),
+    Publish(publish::PublishArgs),
+    Pull(pull::PullArgs),
     Verify(verify::VerifyArgs),
     Bench(bench::BenchArgs),
 }
@@ -91,13 +96,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("NEUROGLOT_LOG").unwrap_or_else(|_| "warn".into()))
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()))
-        .with_target(false)
-        .without_time()
-        .init();
+    log(cli.quiet);
     if let Some(threads) = cli.threads {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global();
         pool.expect("the pool is built once, before anything uses it");
@@ -113,6 +112,8 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Mask(args) => args.run(&talk),
         Command::Import(args) => args.run(&talk),
         Command::Compare(args) => args.run(&talk),
+        Command::Publish(args) => args.run(&talk),
+        Command::Pull(args) => args.run(&talk),
         Command::Verify(args) => args.run(&talk),
         Command::Bench(args) => args.run(&talk),
     };
@@ -123,6 +124,60 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Talk::error(&error);
             ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
         }
+    }
+}
+
+/// Sets up the log on stderr: what `NEUROGLOT_LOG` asks for, without secrets; unless it asks, warnings and the long downloads.
+fn log(quiet: bool) {
+    use tracing_subscriber::EnvFilter;
+    let usual = if quiet { "error" } else { "warn,neuroglot::corpus::hub=info" };
+    let asked = EnvFilter::try_from_env("NEUROGLOT_LOG").ok();
+    // What the libraries of the Hub have to say stands in our own errors; below `info`, they log requests whole.
+    let filter = match asked {
+        None => {
+            LIBRARIES.iter().fold(EnvFilter::new(usual), |filter, name| filter.add_directive(directive(name, "off")))
+        }
+        Some(asked) => LIBRARIES.iter().fold(asked, |filter, name| filter.add_directive(directive(name, "info"))),
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(|| Clean(std::io::stderr()))
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()))
+        .with_target(false)
+        .without_time()
+        .init();
+}
+
+/// Libraries that speak to a Hub.
+const LIBRARIES: [&str; 11] = [
+    "hf_hub",
+    "xet",
+    "xet_client",
+    "xet_data",
+    "xet_core_structures",
+    "xet_runtime",
+    "reqwest",
+    "hyper",
+    "hyper_util",
+    "h2",
+    "rustls",
+];
+
+fn directive(library: &str, level: &str) -> tracing_subscriber::filter::Directive {
+    format!("{library}={level}").parse().expect("a constant")
+}
+
+/// A writer that secrets do not pass. An event is written in one piece, so that none is cut in two.
+struct Clean(std::io::Stderr);
+
+impl std::io::Write for Clean {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let clean = crate::hub::without_secrets(&String::from_utf8_lossy(bytes));
+        self.0.write_all(clean.as_bytes()).map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
     }
 }
 

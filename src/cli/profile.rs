@@ -7,10 +7,14 @@ use clap::Args;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
-use super::{Outcome, STOP, Talk, usage};
+use super::{
+    Outcome, STOP, Talk,
+    hub::{HubArgs, Located},
+    usage,
+};
 use crate::{
     checkpoint::Checkpoint,
-    corpus::{self, Corpus, CorpusOptions, CorpusSpec, DocumentUnit, SOURCES, Split},
+    corpus::{self, Corpus, CorpusOptions, CorpusSpec, DocumentUnit, PRESETS, SOURCES, Split},
     language::{LanguageCode, Registry},
     model::{
         self, Decoder,
@@ -27,9 +31,9 @@ use crate::{
 /// Every finished language is a file of its own: a run that is interrupted continues with the same command.
 #[derive(Args)]
 pub struct ProfileArgs {
-    #[arg(long, value_name = "DIR|FILE.gguf", help = model_help())]
+    #[arg(long, value_name = "DIR|FILE.gguf|OWNER/NAME", help = model_help())]
     model: PathBuf,
-    #[arg(long, value_name = "KIND:PATH", help = corpus_help())]
+    #[arg(long, value_name = "KIND:PATH|NAME", help = corpus_help())]
     corpus: String,
     /// Languages in any usual spelling, separated by commas; `all` of the corpus; or @FILE.
     #[arg(long, default_value = "all", value_name = "LIST")]
@@ -78,26 +82,31 @@ pub struct ProfileSettings {
     /// Number format to compute in.
     #[arg(long, value_enum, default_value_t)]
     pub dtype: Precision,
-    /// The model's name in the atlas, owner/name; the folder's or the GGUF file's name unless said.
+    /// The model's name in the atlas, owner/name; the one on the Hub, or the folder's or the GGUF file's name, unless said.
     #[arg(long, value_name = "ID")]
     pub model_id: Option<String>,
-    /// The model's revision in the atlas.
+    /// The model's revision in the atlas; of a model on the Hub, the commit that was fetched.
     #[arg(long, value_name = "REVISION")]
     pub model_revision: Option<String>,
     /// The model's licence in the atlas, as an SPDX identifier.
     #[arg(long, value_name = "SPDX")]
     pub model_licence: Option<String>,
+    #[command(flatten)]
+    pub hub: HubArgs,
 }
 
 fn model_help() -> String {
     let families = FAMILIES.iter().map(|family| format!("{} ({})", family.model_type, family.models));
     let families = families.collect::<Vec<_>>().join("; ");
-    format!("Model folder with config.json, tokenizer.json and safetensors, or a GGUF file. Families: {families}")
+    format!(
+        "Model folder with config.json, tokenizer.json and safetensors, a GGUF file, or OWNER/NAME[/FILE.gguf][@REVISION] on the Hub. Families: {families}"
+    )
 }
 
 fn corpus_help() -> String {
-    let rows: Vec<String> = SOURCES.iter().map(|source| format!("{}:PATH, {}", source.name, source.help)).collect();
-    format!("Text to read. {}", rows.join("; "))
+    let sources = SOURCES.iter().map(|source| format!("{}:{}, {}", source.name, source.place, source.help));
+    let presets = PRESETS.iter().map(|preset| format!("{}[@REVISION], {} ({})", preset.name, preset.help, preset.repo));
+    format!("Text to read. {}", sources.chain(presets).collect::<Vec<_>>().join("; "))
 }
 
 fn shard(text: &str) -> Result<(usize, usize), String> {
@@ -108,7 +117,11 @@ fn shard(text: &str) -> Result<(usize, usize), String> {
 impl ProfileArgs {
     pub fn run(self, talk: &Talk) -> anyhow::Result<Outcome> {
         let spec: CorpusSpec = self.corpus.parse().map_err(usage)?;
-        let plan = ProfilePlan::new(&self.model, &spec, &self.languages, self.tokens, &self.settings, self.shard)?;
+        let Some(model) = self.settings.hub.locate(&self.model, talk)? else {
+            talk.say("interrupted; the same command continues");
+            return Ok(Outcome::Interrupted);
+        };
+        let plan = ProfilePlan::new(&model, &spec, &self.languages, self.tokens, &self.settings, self.shard)?;
         let folder = ProfileFolder::begin(&self.out, plan.head.clone())?;
         if plan.run(&folder, talk)? == Finish::Stopped {
             talk.say(format!(
@@ -150,17 +163,22 @@ pub struct ProfilePlan {
 
 impl ProfilePlan {
     pub fn new(
-        model: &Path,
+        model: &Located,
         corpus: &CorpusSpec,
         languages: &str,
         tokens: u64,
         settings: &ProfileSettings,
         shard: Option<(usize, usize)>,
     ) -> anyhow::Result<Self> {
-        let options = CorpusOptions { unit: settings.document, text_column: settings.text_column.clone() };
+        let options = CorpusOptions {
+            unit: settings.document,
+            text_column: settings.text_column.clone(),
+            offline: settings.hub.offline,
+        };
+        let (id, revision) = name(model, settings)?;
         let corpus = corpus::open(corpus, &options)?;
         let languages = choose(corpus.as_ref(), languages, shard)?;
-        let checkpoint = Checkpoint::open(model)?;
+        let checkpoint = Checkpoint::open(&model.path)?;
         let architecture = model::family::read(&checkpoint).map_err(model::ModelError::from)?;
         checkpoint.check(&architecture.tensors(), |name| architecture.ignores(name))?;
         let (parameters_of_model, spec) = (architecture.parameters(), architecture.spec);
@@ -174,7 +192,6 @@ impl ProfilePlan {
         }
         let Opened { device, remark } = settings.device.open()?;
         let dtype = settings.dtype.on(&device);
-        let id = settings.model_id.clone().unwrap_or_else(|| folder_name(model));
         let windows = WindowPlan {
             context,
             tokens,
@@ -184,7 +201,7 @@ impl ProfilePlan {
         };
         let parameters = RunParameters {
             model: id.clone(),
-            revision: settings.model_revision.clone(),
+            revision: revision.clone(),
             hashes: checkpoint.hashes()?,
             corpus: corpus.id().to_owned(),
             document: corpus.unit().to_owned(),
@@ -199,7 +216,7 @@ impl ProfilePlan {
         };
         let card = ModelCard {
             id,
-            revision: settings.model_revision.clone(),
+            revision,
             architecture: checkpoint.config().get("model_type").and_then(Value::as_str).unwrap_or_default().to_owned(),
             parameters: parameters_of_model,
             dtype: checkpoint.stored_dtype(),
@@ -287,6 +304,20 @@ fn choose(corpus: &dyn Corpus, list: &str, shard: Option<(usize, usize)>) -> any
         None => languages,
         Some((i, n)) => languages.into_iter().skip(i - 1).step_by(n).collect(),
     })
+}
+
+/// What the model is called in the atlas, and its revision: of a model from a Hub, the commit, whatever anybody says.
+fn name(model: &Located, settings: &ProfileSettings) -> anyhow::Result<(String, Option<String>)> {
+    let Some((id, commit)) = &model.origin else {
+        let id = settings.model_id.clone().unwrap_or_else(|| folder_name(&model.path));
+        return Ok((id, settings.model_revision.clone()));
+    };
+    if settings.model_revision.as_ref().is_some_and(|said| said != commit) {
+        return Err(usage(anyhow::anyhow!(
+            "--model-revision says otherwise than the Hub, where {id} is fetched at {commit}; write --model {id}@REVISION instead"
+        )));
+    }
+    Ok((settings.model_id.clone().unwrap_or_else(|| id.clone()), Some(commit.clone())))
 }
 
 /// What a model is called that nobody gave a name.

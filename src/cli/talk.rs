@@ -2,11 +2,17 @@
 
 use std::{
     io::{IsTerminal, Write},
+    sync::Arc,
     time::Duration,
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
+
+use crate::{
+    hub::{Watch, without_secrets},
+    output::size,
+};
 
 /// Where a command's words go.
 pub struct Talk {
@@ -36,7 +42,7 @@ impl Talk {
                 causes.push(cause);
             }
         }
-        let _ = writeln!(std::io::stderr(), "error: {}", causes.join(": "));
+        let _ = writeln!(std::io::stderr(), "error: {}", without_secrets(&causes.join(": ")));
     }
 
     /// A result: as JSON if asked, else as the text given.
@@ -50,22 +56,31 @@ impl Talk {
 
     /// A bar over `total` tokens on a terminal; on a pipe, nothing but the lines that [`Talk::say`] writes.
     pub fn tokens(&self, total: u64) -> Progress {
-        let bar = if self.quiet || !std::io::stderr().is_terminal() {
+        self.bar(total, "{msg:10} {wide_bar} {human_pos}/{human_len} tokens · {per_sec} · {eta} left")
+    }
+
+    /// The same over bytes.
+    pub fn bytes(&self, total: u64) -> Progress {
+        self.bar(
+            total,
+            "{msg:12} {wide_bar} {decimal_bytes}/{decimal_total_bytes} · {decimal_bytes_per_sec} · {eta} left",
+        )
+    }
+
+    fn bar(&self, total: u64, template: &str) -> Progress {
+        let bar = if self.quiet || total == 0 || !std::io::stderr().is_terminal() {
             ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden())
         } else {
             ProgressBar::new(total)
         };
-        let style =
-            ProgressStyle::with_template("{msg:10} {wide_bar} {human_pos}/{human_len} tokens · {per_sec} · {eta} left")
-                .expect("the template is constant")
-                .progress_chars("━╸─");
+        let style = ProgressStyle::with_template(template).expect("the template is constant").progress_chars("━╸─");
         bar.set_style(style);
         bar.enable_steady_tick(Duration::from_millis(250));
         Progress { bar, visible: !self.quiet }
     }
 }
 
-/// A running count of tokens.
+/// A running count of tokens or bytes.
 pub struct Progress {
     bar: ProgressBar,
     visible: bool,
@@ -94,6 +109,23 @@ impl Progress {
                 self.bar.println(line.to_string());
             }
         }
+    }
+
+    /// Counts what a transfer tells.
+    pub fn watch(&self) -> Watch {
+        let bar = self.bar.clone();
+        Arc::new(move |bytes| bar.inc(bytes))
+    }
+
+    /// How far it is, in words, for those who see no bar.
+    pub fn state(&self) -> String {
+        let (done, total) = (self.bar.position(), self.bar.length().unwrap_or_default());
+        let left = match self.bar.eta().as_secs() {
+            _ if done == 0 => String::new(),
+            seconds @ 0..120 => format!(", about {seconds} s left"),
+            seconds => format!(", about {} min left", seconds.div_ceil(60)),
+        };
+        format!("{} of {} done{left}", size(done), size(total))
     }
 
     pub fn end(self) {

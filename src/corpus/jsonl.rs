@@ -89,7 +89,7 @@ fn rows(path: &Path) -> Result<impl Iterator<Item = Result<Row, CorpusError>> + 
 }
 
 /// The texts of one file's rows, of one language or of all.
-fn texts(
+pub(super) fn texts(
     path: PathBuf,
     field: String,
     only: Option<LanguageCode>,

@@ -1,8 +1,9 @@
 //! Text by language: where documents come from. Documents, not lines, are the unit that is counted and dealt to folds.
-//! In: `dir:PATH`, `jsonl:PATH`, `parquet:PATH` or `ids:PATH`. Out: a stream of [`Document`]s and [`Notes`] on their state.
+//! In: `dir:PATH`, `jsonl:PATH`, `parquet:PATH`, `ids:PATH`, or a data set on a Hub. Out: a stream of [`Document`]s and [`Notes`] on their state.
 
 mod directory;
 mod files;
+mod hub;
 mod ids;
 mod jsonl;
 mod parquet;
@@ -16,7 +17,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{language::LanguageCode, output::hex};
+pub use self::hub::{PRESETS, Preset};
+use crate::{hub::HubError, language::LanguageCode, output::hex};
 
 /// A source of documents in several languages.
 pub trait Corpus: Send + Sync {
@@ -89,8 +91,10 @@ pub enum DocumentUnit {
 pub struct CorpusOptions {
     /// For `dir:`.
     pub unit: DocumentUnit,
-    /// Name of the text column or field; `text` when absent.
+    /// Name of the text column or field; the source's own when absent.
     pub text_column: Option<String>,
+    /// Of a data set on a Hub, take what the cache holds.
+    pub offline: bool,
 }
 
 /// What was seen while reading: nothing here is fatal, all of it is reported.
@@ -201,34 +205,59 @@ type Open = fn(&Path, &CorpusOptions) -> Result<Box<dyn Corpus>, CorpusError>;
 pub struct Source {
     /// `dir` in `dir:PATH`.
     pub name: &'static str,
+    /// What stands behind the colon.
+    pub place: &'static str,
     /// One line of help.
     pub help: &'static str,
     open: Open,
 }
 
-/// Every kind of corpus.
+const HUB: &str = "hub";
+
+/// Every kind of corpus that is named with its place.
 pub const SOURCES: &[Source] = &[
     Source {
         name: "dir",
+        place: "PATH",
         help: "a folder of CODE.txt files or CODE/ folders, plain, .gz or .zst",
         open: directory::open,
     },
     Source {
         name: "jsonl",
+        place: "PATH",
         help: "CODE.jsonl files, or one file with a language field; plain, .gz or .zst",
         open: jsonl::open,
     },
-    Source { name: "parquet", help: "CODE.parquet files, or one file with a language column", open: parquet::open },
-    Source { name: "ids", help: "prepared windows: CODE.safetensors with input_ids [rows, context]", open: ids::open },
+    Source {
+        name: "parquet",
+        place: "PATH",
+        help: "CODE.parquet files, or one file with a language column",
+        open: parquet::open,
+    },
+    Source {
+        name: "ids",
+        place: "PATH",
+        help: "prepared windows: CODE.safetensors with input_ids [rows, context]",
+        open: ids::open,
+    },
+    Source {
+        name: HUB,
+        place: "OWNER/NAME[/FOLDER][@REVISION]",
+        help: "a data set on a Hub whose Parquet or JSONL files have a language in their path",
+        open: hub::open,
+    },
 ];
 
-/// Opens `KIND:PATH`.
+/// Opens `KIND:PATH` or a preset.
 ///
 /// # Errors
 /// When the kind is unknown, the path is not there, or nothing in it belongs to a known language.
 pub fn open(spec: &CorpusSpec, options: &CorpusOptions) -> Result<Box<dyn Corpus>, CorpusError> {
+    if let Some(preset) = PRESETS.iter().find(|preset| preset.name == spec.kind) {
+        return hub::open_preset(preset, &spec.path, options);
+    }
     let source = SOURCES.iter().find(|source| source.name == spec.kind).expect("a spec names a row of the table");
-    if !spec.path.exists() {
+    if source.name != HUB && !spec.path.exists() {
         return Err(CorpusError::NotFound { path: spec.path.clone() });
     }
     (source.open)(&spec.path, options)
@@ -245,6 +274,10 @@ impl FromStr for CorpusSpec {
     type Err = CorpusError;
 
     fn from_str(text: &str) -> Result<Self, CorpusError> {
+        let (name, revision) = text.split_once('@').unwrap_or((text, ""));
+        if let Some(preset) = PRESETS.iter().find(|preset| preset.name == name) {
+            return Ok(Self { kind: preset.name, path: PathBuf::from(revision) });
+        }
         let unknown = || CorpusError::UnknownKind { spec: text.to_owned(), kinds: kinds() };
         let (kind, path) = text.split_once(':').ok_or_else(unknown)?;
         let source = SOURCES.iter().find(|source| source.name == kind).ok_or_else(unknown)?;
@@ -254,12 +287,18 @@ impl FromStr for CorpusSpec {
 
 impl fmt::Display for CorpusSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.kind, self.path.display())
+        let preset = PRESETS.iter().any(|preset| preset.name == self.kind);
+        match (preset, self.path.as_os_str().is_empty()) {
+            (true, true) => f.write_str(self.kind),
+            (true, false) => write!(f, "{}@{}", self.kind, self.path.display()),
+            (false, _) => write!(f, "{}:{}", self.kind, self.path.display()),
+        }
     }
 }
 
 fn kinds() -> String {
-    SOURCES.iter().map(|source| format!("{}:PATH", source.name)).collect::<Vec<_>>().join(", ")
+    let sources = SOURCES.iter().map(|source| format!("{}:{}", source.name, source.place));
+    sources.chain(PRESETS.iter().map(|preset| preset.name.to_owned())).collect::<Vec<_>>().join(", ")
 }
 
 /// `dir:ntrex-128` for a folder `/somewhere/ntrex-128`: what it is, not where.
@@ -329,6 +368,17 @@ pub enum CorpusError {
         /// What there is.
         available: Vec<LanguageCode>,
     },
+    /// A data set on a Hub without files of a known language.
+    #[error(
+        "{corpus} holds no Parquet or JSONL files of a language we know; name the folder of them, as in hub:OWNER/NAME/FOLDER"
+    )]
+    NoHubLanguages {
+        /// The data set.
+        corpus: String,
+    },
+    /// The Hub does not give the files.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// A line that is not a JSON object with text.
     #[error("{path}, line {line}: {problem}")]
     Json {

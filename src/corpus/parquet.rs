@@ -41,7 +41,7 @@ fn broken(path: &Path, problem: impl ToString) -> CorpusError {
     CorpusError::Broken { path: path.to_owned(), format: "Parquet", problem: problem.to_string() }
 }
 
-type Rows = Box<dyn Iterator<Item = Result<Vec<Option<String>>, CorpusError>> + Send>;
+pub(super) type Rows = Box<dyn Iterator<Item = Result<Vec<Option<String>>, CorpusError>> + Send>;
 
 /// Rows of the named columns as text; binary is read as UTF-8.
 fn columns(path: &Path, names: &[&str]) -> Result<Rows, CorpusError> {
@@ -114,7 +114,7 @@ fn languages(path: &Path) -> Result<BTreeSet<LanguageCode>, CorpusError> {
 }
 
 /// The texts of one file's rows, of one language or of all; a null is an empty document.
-fn texts(path: PathBuf, column: &str, only: Option<LanguageCode>) -> Result<Rows, CorpusError> {
+pub(super) fn texts(path: PathBuf, column: &str, only: Option<LanguageCode>) -> Result<Rows, CorpusError> {
     let Some(wanted) = only else { return columns(&path, &[column]) };
     let rows = columns(&path, &[column, language_column(&path)?])?;
     Ok(Box::new(rows.filter_map(move |row| match row {
@@ -124,6 +124,11 @@ fn texts(path: PathBuf, column: &str, only: Option<LanguageCode>) -> Result<Rows
             Ok(language) => (language == wanted).then_some(Ok(row)),
         },
     })))
+}
+
+/// A row's text.
+pub(super) fn raw(row: Vec<Option<String>>) -> Raw {
+    Raw::Bytes(row.into_iter().next().flatten().unwrap_or_default().into_bytes())
 }
 
 impl Corpus for Tables {
@@ -146,8 +151,6 @@ impl Corpus for Tables {
             Ok(rows) => rows,
             Err(error) => Box::new(std::iter::once(Err(error))),
         });
-        let raw =
-            |row: Vec<Option<String>>| Raw::Bytes(row.into_iter().next().flatten().unwrap_or_default().into_bytes());
         Ok(Documents::new(split, rows.map(move |row| row.map(raw))))
     }
 }

@@ -49,7 +49,7 @@ fn after(damage: impl FnOnce(&Sandbox), arguments: &str) -> String {
 fn a_model_folder_that_is_not_there_is_named() {
     assert_snapshot!(asked(&[("--model", "nowhere")]), @r"
     exit code 1
-    error: nowhere: there is no such model; a folder with config.json, tokenizer.json and model.safetensors, or a GGUF file, is wanted
+    error: nowhere: there is no such model; a folder with config.json, tokenizer.json and model.safetensors, a GGUF file, or OWNER/NAME on a Hub (with @main behind it where a folder OWNER is here) is wanted
     ");
 }
 
@@ -57,7 +57,7 @@ fn a_model_folder_that_is_not_there_is_named() {
 fn a_file_is_no_model_folder() {
     assert_snapshot!(asked(&[("--model", "model/config.json")]), @r"
     exit code 1
-    error: model/config.json: there is no such model; a folder with config.json, tokenizer.json and model.safetensors, or a GGUF file, is wanted
+    error: model/config.json: there is no such model; a folder with config.json, tokenizer.json and model.safetensors, a GGUF file, or OWNER/NAME on a Hub (with @main behind it where a folder OWNER is here) is wanted
     ");
 }
 
@@ -320,11 +320,11 @@ fn a_separator_that_the_model_lacks_is_refused() {
 fn a_corpus_of_unknown_kind_is_wrong_usage() {
     assert_snapshot!(asked(&[("--corpus", "text")]), @r"
     exit code 2
-    error: `text` is no corpus; write one of dir:PATH, jsonl:PATH, parquet:PATH, ids:PATH
+    error: `text` is no corpus; write one of dir:PATH, jsonl:PATH, parquet:PATH, ids:PATH, hub:OWNER/NAME[/FOLDER][@REVISION], glotcc, fineweb2, flores, wikipedia
     ");
     assert_snapshot!(asked(&[("--corpus", "csv:text")]), @r"
     exit code 2
-    error: `csv:text` is no corpus; write one of dir:PATH, jsonl:PATH, parquet:PATH, ids:PATH
+    error: `csv:text` is no corpus; write one of dir:PATH, jsonl:PATH, parquet:PATH, ids:PATH, hub:OWNER/NAME[/FOLDER][@REVISION], glotcc, fineweb2, flores, wikipedia
     ");
 }
 

@@ -31,7 +31,7 @@ pub fn code(text: &str) -> LanguageCode {
 }
 
 fn open(sandbox: &Sandbox, kind: &str, name: &str, unit: DocumentUnit) -> Box<dyn Corpus> {
-    let options = CorpusOptions { unit, text_column: None };
+    let options = CorpusOptions { unit, text_column: None, ..CorpusOptions::default() };
     corpus::open(&format!("{kind}:{}", sandbox.path(name).display()).parse().unwrap(), &options).unwrap()
 }
 

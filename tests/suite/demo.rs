@@ -104,7 +104,7 @@ fn near_zero(language: LanguageCode) -> Vec<u64> {
     let checkpoint = Checkpoint::open(&demo.join("model")).unwrap();
     let decoder = Decoder::load(&checkpoint, DType::F32, &Device::Cpu, Operators::Inference).unwrap();
     let tokenizer = checkpoint.tokenizer(decoder.spec().vocabulary).unwrap();
-    let options = CorpusOptions { unit: DocumentUnit::Line, text_column: None };
+    let options = CorpusOptions { unit: DocumentUnit::Line, text_column: None, ..CorpusOptions::default() };
     let corpus = corpus::open(&format!("dir:{}", demo.join("sentences").display()).parse().unwrap(), &options).unwrap();
     let plan = WindowPlan { context: 128, tokens: 4096, folds: 4, separator: None, vocabulary: 5120 };
     let mut found = NearZero(vec![0; SHAPE.neurons()]);

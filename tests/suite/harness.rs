@@ -73,6 +73,11 @@ pub fn command<S: AsRef<OsStr>>(folder: &Path, arguments: impl IntoIterator<Item
     for variable in ["NEUROGLOT_LOG", "RUST_LOG", "RUST_BACKTRACE", "COLUMNS", "LANG"] {
         command.env_remove(variable);
     }
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HF_") || name.starts_with("HUGGING")) {
+        command.env_remove(name);
+    }
+    // No test asks a Hub but its own.
+    command.env("HF_ENDPOINT", "http://127.0.0.1:1").env("HF_HOME", folder.join("hf"));
     command
 }
 

@@ -5,7 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use neuroglot::{corpus::SOURCES, identify::METHODS, model::family::FAMILIES};
+use neuroglot::{
+    corpus::{PRESETS, SOURCES},
+    identify::METHODS,
+    model::family::FAMILIES,
+};
 
 use crate::harness::Sandbox;
 
@@ -88,8 +92,11 @@ fn every_row_of_the_tables_stands_in_the_help_of_its_command() {
     };
     let profile = help("profile");
     for source in SOURCES {
-        assert!(profile.contains(&format!("{}:PATH", source.name)), "{}", source.name);
+        assert!(profile.contains(&format!("{}:{}", source.name, source.place)), "{}", source.name);
         assert!(profile.contains(source.help), "{}", source.help);
+    }
+    for preset in PRESETS {
+        assert!(profile.contains(&format!("{}[@REVISION], {}", preset.name, preset.help)), "{}", preset.name);
     }
     for family in FAMILIES {
         assert!(profile.contains(family.model_type) && profile.contains(family.models), "{}", family.model_type);
@@ -108,7 +115,7 @@ fn the_rows_of_a_table_have_different_names() {
         names.dedup();
         assert_eq!(names.len(), all);
     };
-    names(SOURCES.iter().map(|source| source.name).collect());
+    names(SOURCES.iter().map(|source| source.name).chain(PRESETS.iter().map(|preset| preset.name)).collect());
     names(FAMILIES.iter().map(|family| family.model_type).collect());
     names(METHODS.iter().map(|method| method.name).collect());
 }

@@ -84,7 +84,11 @@ impl LanguageRow {
             .write(place, Self::SCHEMA)
     }
 
-    pub(in crate::atlas) fn read(path: &Path) -> Result<Vec<Self>, AtlasError> {
+    /// Reads the table.
+    ///
+    /// # Errors
+    /// When it is none, or of a newer major version.
+    pub fn read(path: &Path) -> Result<Vec<Self>, AtlasError> {
         let table = Columns::read(path, Self::SCHEMA)?;
         let codes = table.parsed("code")?;
         let (iso639_1, bcp47, glottocodes) =

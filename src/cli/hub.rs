@@ -1,0 +1,66 @@
+//! What the commands that ask a Hub have in common: the option, and finding a model that may lie there.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+
+use super::{STOP, Talk, usage};
+use crate::{
+    checkpoint::HubModel,
+    hub::{Hub, HubError, HubPath},
+    output::size,
+};
+
+/// How a Hub is asked.
+#[derive(Args, Clone, Default)]
+pub struct HubArgs {
+    /// Ask no Hub: take what its cache holds, as `HF_HUB_OFFLINE=1` does.
+    #[arg(long)]
+    pub offline: bool,
+}
+
+/// A model on this machine, and what it is called elsewhere.
+pub struct Located {
+    /// The folder or the GGUF file.
+    pub path: PathBuf,
+    /// `owner/name` and the commit, of a model from a Hub.
+    pub origin: Option<(String, String)>,
+}
+
+/// What a person means by `owner/name`: a place on a Hub, unless it is a path here, or would be one if its last part were there.
+pub fn on_hub(typed: &Path) -> anyhow::Result<Option<HubPath>> {
+    let place: HubPath = match typed.to_str().map(str::parse) {
+        Some(Ok(place)) if !typed.exists() => place,
+        Some(Err(error @ HubError::RevisionName(_))) if !typed.exists() => return Err(usage(error)),
+        _ => return Ok(None),
+    };
+    let is_near = typed.components().next().is_some_and(|first| Path::new(&first).is_dir());
+    Ok(Some(place).filter(|place| place.revision.is_some() || !is_near))
+}
+
+impl HubArgs {
+    /// The Hub that the environment names.
+    pub fn open(&self) -> anyhow::Result<Hub> {
+        Hub::open(self.offline).map_err(usage)
+    }
+
+    /// A model by its path, or by `owner/name[/FILE.gguf][@revision]` where no such path is. What is missing of it is fetched;
+    /// nothing comes back when the command was interrupted meanwhile.
+    pub fn locate(&self, model: &Path, talk: &Talk) -> anyhow::Result<Option<Located>> {
+        let local = || Ok(Some(Located { path: model.to_owned(), origin: None }));
+        let Some(place) = on_hub(model)? else { return local() };
+        let typed = || format!("`{}` is no folder or file here, and so a Hub was asked for it", model.display());
+        let hub = self.open()?;
+        let found = HubModel::find(&hub, &place).with_context(typed)?;
+        let missing = found.missing_bytes();
+        if missing > 0 {
+            let files = found.files().len();
+            talk.say(format!("{}@{}: {files} files, {} to fetch", found.id(), found.commit(), size(missing)));
+        }
+        let progress = talk.bytes(missing);
+        let path = found.fetch(&progress.watch(), &STOP)?;
+        progress.end();
+        Ok(path.map(|path| Located { path, origin: Some((found.id(), found.commit().to_owned())) }))
+    }
+}
