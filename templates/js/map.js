@@ -1,0 +1,1 @@
+// The zoomable map; see site.js.
