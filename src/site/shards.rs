@@ -8,7 +8,7 @@
 //! | `map-CODE.js` | at every place of every layer how often the neuron fires for the language, in 16 steps of √p, a byte each |
 //! | `mean.js` | the same of the mean probability over all languages |
 //! | `list-CODE.js` | the language's own neurons: their number per layer (2 planes), then of all of them, by layer and place, the step from the place before (3), the index in the layer (3), how many languages it serves (2), round(255 · √p) |
-//! | `block-LAYER-K.js` | up to 256 neurons of a layer: their number (2 bytes), indices (3 planes), then each one's round(255 · √p) in every language, by likeness, as differences from one to the next |
+//! | `block-LAYER-K.js` | up to 256 neurons of a layer: their number (2 bytes), indices (3 planes), then each one's round(255 · √p) in every language, by likeness, as differences from one to the next, then a bit for every language that it serves |
 //! | `overlap.js` | of every pair a < b of languages: neurons in common (3 planes), then Jaccard, overlap coefficient and cosine in steps of 1/10,000 (2 planes each; 65,535 for none) |
 //!
 //! Numbers of more than one byte lie as planes (all low bytes, then all next ones), which packs better. They are rounded for display;
@@ -229,6 +229,13 @@ impl Writer<'_> {
                 content.push(q.wrapping_sub(before));
                 before = q;
             }
+        }
+        for &within in &block.within {
+            let id = shape.neuron(block.layer * shape.layer_width() + within as usize);
+            let rows = self.view.neurons.get(&id).map(|served| served.rows.as_slice()).unwrap_or_default();
+            let serves = |&language: &usize| rows.iter().any(|row| row.language == self.activity.languages()[language]);
+            let bits = |languages: &[usize]| (0..).zip(languages).map(|(bit, language)| u8::from(serves(language)) << bit).sum::<u8>();
+            content.extend(leaves.chunks(8).map(bits));
         }
         self.put(&format!("block-{}-{}", block.layer, block.number), &content)
     }
