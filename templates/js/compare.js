@@ -2,10 +2,11 @@
 (() => {
   "use strict";
   const { t, tn, el, percent, integer } = ATLAS;
-  const out = ATLAS.id("compare-out"), place = out && out.closest("[data-shards]"), choices = ["compare-a", "compare-b"].map(ATLAS.id);
+  const either = (...names) => names.map(ATLAS.id).find(Boolean);
+  const out = either("compare-out", "compared"), place = out && out.closest("[data-shards]"), choices = [either("compare-a", "a"), either("compare-b", "b")];
   if (!place || !choices[0] || !choices[1]) { return; }
   const isolated = text => "\u2068" + text + "\u2069";
-  const model = () => ATLAS.model(place.getAttribute("data-shards"), place.getAttribute("data-model"));
+  const model = () => ATLAS.model(place.getAttribute("data-shards"));
   const svg = (name, attributes, ...children) => {
     const element = document.createElementNS("http:" + "//www.w3.org/2000/svg", name);
     for (const key in attributes) { element.setAttribute(key, attributes[key]); }

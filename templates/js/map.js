@@ -404,7 +404,7 @@
   // The map of a language's page.
   const figure = doc.querySelector("figure[data-map]");
   if (!figure) { return; }
-  const code = figure.getAttribute("data-language"), model = () => ATLAS.model(figure.getAttribute("data-shards"), figure.getAttribute("data-model"));
+  const code = figure.getAttribute("data-language"), model = () => ATLAS.model(figure.getAttribute("data-shards"));
   const fixed = figure.querySelector(".map"), tools = figure.querySelector(".map-tools") || fixed.parentNode.insertBefore(el("div", { class: "map-tools" }), fixed);
   const opener = button(t("Zoom to single neurons"), () => open(true), { class: "tool", "aria-expanded": "false" });
   let map = null, opening = null;

@@ -2,9 +2,12 @@
 (() => {
   "use strict";
   const { t, tn, el, integer } = ATLAS;
-  const matrix = ATLAS.id("overlap-matrix"), figure = matrix && matrix.closest("figure");
-  if (!figure || !figure.getAttribute("data-codes")) { return; }
-  const codes = figure.getAttribute("data-codes").split(/[\s,]+/).filter(Boolean), size = codes.length;
+  const matrix = ATLAS.id("overlap-matrix") || document.querySelector("figure[data-overlap] svg.matrix"), figure = matrix && matrix.closest("[data-shards]");
+  if (!figure) { return; }
+  const model = () => ATLAS.model(figure.getAttribute("data-shards"));
+  model().then(m => {
+  const given = (figure.getAttribute("data-codes") || "").split(/[\s,]+/).filter(Boolean);
+  const codes = given.length ? given : m.leaves.map(i => m.languages[i].code), size = codes.length;
   const line = el("p", { class: "zoom-line", role: "status" }, t("Arrow keys move over the matrix, Enter compares the two languages."));
   const box = el("div", { class: "matrix-box", tabindex: "0", role: "application", "aria-roledescription": t("matrix"), "aria-label": t("Overlap of every pair of languages") });
   const mark = el("span", { class: "matrix-mark", "aria-hidden": "true", hidden: true }), tip = el("p", { class: "tip", "aria-hidden": "true", hidden: true });
@@ -13,7 +16,6 @@
   box.after(line);
   let row = 0, column = Math.min(1, size - 1);
   const number = value => value === null ? "–" : value.toLocaleString(ATLAS.locale, { minimumFractionDigits: 2, maximumFractionDigits: 2, numberingSystem: "latn" });
-  const model = () => ATLAS.model(figure.getAttribute("data-shards"), figure.getAttribute("data-model"));
   const show = async (r, c, speak) => {
     [row, column] = [Math.min(Math.max(r, 0), size - 1), Math.min(Math.max(c, 0), size - 1)];
     const here = matrix.getBoundingClientRect(), around = box.getBoundingClientRect(), view = matrix.viewBox.baseVal;
@@ -23,7 +25,7 @@
     mark.style.left = here.left - around.left + (x0 + column * unit) * k + "px";
     mark.style.top = here.top - around.top + (y0 + row * unit) * k + "px";
     mark.style.width = mark.style.height = Math.max(unit * k, 6) + "px";
-    const m = await model(), pair = (await m.overlap()), [a, b] = [codes[row], codes[column]].map(code => m.language(code)), names = { a: "\u2068" + a.name + "\u2069", b: "\u2068" + b.name + "\u2069" };
+    const pair = await m.overlap(), [a, b] = [codes[row], codes[column]].map(code => m.language(code)), names = { a: "\u2068" + a.name + "\u2069", b: "\u2068" + b.name + "\u2069" };
     const found = row === column ? null : pair(m.index(a.code), m.index(b.code));
     const text = found ? tn(found.shared, "{a} and {b}: {n} neuron in common, Jaccard {jaccard}, overlap coefficient {coefficient}, cosine {cosine}", "{a} and {b}: {n} neurons in common, Jaccard {jaccard}, overlap coefficient {coefficient}, cosine {cosine}",
       Object.assign({ jaccard: number(found.jaccard), coefficient: number(found.coefficient), cosine: number(found.cosine) }, names)) : names.a;
@@ -51,4 +53,5 @@
     else if (e.key === "Enter") { e.preventDefault(); compare(); }
     else if (e.key === "Escape") { tip.hidden = true; }
   });
+  }, () => { /* without its data the picture and the table stay */ });
 })();

@@ -37,7 +37,9 @@
 
   const models = new Map();
   // One model's shards: what of it is wanted, unpacked.
-  ATLAS.model = (folder, slug) => {
+  ATLAS.model = folder => {
+    // ".../MODEL/shards/": the shards name themselves by their model.
+    const slug = decodeURIComponent(new URL(folder, location.href).pathname.split("/").slice(-3)[0]);
     if (!models.has(slug)) {
       models.set(slug, load(folder, slug, "meta").then(bytes => {
         const meta = JSON.parse(new TextDecoder().decode(bytes)), width = meta.experts * meta.width, orders = [];
