@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use kodama::{Method, linkage};
 
+use super::activity::Activity;
 use crate::{
     atlas::{
         Atlas, AtlasError, CoverageRow, IdentifyParameters, IdentifyResult, LanguageRow, MethodTables, ModelRow,
@@ -35,6 +36,8 @@ pub struct View<'a> {
     per_layer: BTreeMap<LanguageCode, Vec<usize>>,
     /// The languages in an order in which those that fire alike stand together, and how they come together.
     pub tree: Tree,
+    /// Places of the languages around a circle, like beside like.
+    pub angles: BTreeMap<LanguageCode, f64>,
     /// Per layer, where the languages' neurons lie.
     pub bands: Vec<Band>,
     /// Families, the largest first.
@@ -102,6 +105,7 @@ impl<'a> View<'a> {
             neurons: BTreeMap::new(),
             per_layer: BTreeMap::new(),
             tree: Tree::default(),
+            angles: BTreeMap::new(),
             bands: Vec::new(),
             families: Vec::new(),
             atlas,
@@ -119,7 +123,7 @@ impl<'a> View<'a> {
         view.bands = view.measure();
         view.families = view.sort_families();
         view.tree = view.grow();
-        view.place();
+        view.angles = view.circle();
         Ok(view)
     }
 
@@ -238,28 +242,28 @@ impl<'a> View<'a> {
         Tree { leaves: clusters.pop().unwrap_or_default(), forks }
     }
 
-    /// Gives every selected neuron its column: the languages stand around a circle in the order of [`View::tree`], a neuron points
-    /// to the mean of those that it serves, weighted by its shares, and its direction is its column on every map.
-    fn place(&mut self) {
+    /// The languages' places around a circle, in the order of the tree: a neuron's place on the maps is the direction of those that
+    /// it fires for.
+    fn circle(&self) -> BTreeMap<LanguageCode, f64> {
         let leaves = &self.tree.leaves;
         let angle = |place: usize| std::f64::consts::TAU * (place as f64 + 0.5) / leaves.len() as f64;
-        let angles: BTreeMap<LanguageCode, f64> =
-            leaves.iter().enumerate().map(|(at, &code)| (code, angle(at))).collect();
-        let columns = self.columns();
-        let mut layers: BTreeMap<usize, Vec<(f64, NeuronId)>> = BTreeMap::new();
-        for (&id, served) in &self.neurons {
-            let point = served.rows.iter().fold((0.0, 0.0), |(x, y), row| {
-                let weight = f64::from(row.share.unwrap_or(1.0));
-                let angle = angles.get(&row.language).copied().unwrap_or_default();
-                (x + weight * angle.cos(), y + weight * angle.sin())
-            });
-            let direction = point.1.atan2(point.0).rem_euclid(std::f64::consts::TAU) / std::f64::consts::TAU;
-            layers.entry(id.layer).or_default().push((direction, id));
-        }
-        for mut neurons in layers.into_values() {
-            neurons.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-            let wanted: Vec<usize> =
-                neurons.iter().map(|(direction, _)| ((direction * columns as f64) as usize).min(columns - 1)).collect();
+        leaves.iter().enumerate().map(|(at, &code)| (code, angle(at))).collect()
+    }
+
+    /// Gives every selected neuron its column on every map, near its place in the order of its layer.
+    pub fn place(&mut self, activity: &Activity) {
+        let (columns, shape) = (self.columns(), self.model.shape());
+        for layer in 0..shape.layers {
+            let places = activity.places(layer);
+            let mut neurons: Vec<(u32, NeuronId)> = self
+                .neurons
+                .keys()
+                .filter(|id| id.layer == layer)
+                .map(|&id| (places[shape.in_layer(id)], id))
+                .collect();
+            neurons.sort_unstable();
+            let column = |place: u32| (place as usize * columns / shape.layer_width()).min(columns - 1);
+            let wanted: Vec<usize> = neurons.iter().map(|(place, _)| column(*place)).collect();
             for (column, (_, id)) in spread(&wanted, columns).into_iter().zip(neurons) {
                 self.neurons.get_mut(&id).expect("it was taken from there").column = column;
             }
