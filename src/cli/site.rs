@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Args;
 
-use super::{Outcome, STOP, Talk};
+use super::{Outcome, STOP, Talk, usage};
 use crate::{
     atlas::Atlas,
     site::{self, Data, SiteUrl},
@@ -43,6 +43,7 @@ pub struct SiteArgs {
 
 impl SiteArgs {
     pub fn run(self, talk: &Talk) -> anyhow::Result<Outcome> {
+        site::check_locales(self.locales.as_deref()).map_err(usage)?;
         let atlases = self.atlases.iter().map(|path| Atlas::open(path)).collect::<Result<Vec<_>, _>>()?;
         let options = site::Options { url: self.site_url, locales: self.locales, data: self.data, zip: self.zip };
         let report = site::render_with(&atlases, &self.out, &options)?;

@@ -174,6 +174,14 @@ struct Spot<'a> {
     top: bool,
 }
 
+/// Says whether every locale asked for is there.
+///
+/// # Errors
+/// When one is not.
+pub fn check_locales(asked: Option<&[String]>) -> Result<(), SiteError> {
+    locale::chosen(asked).map(drop)
+}
+
 /// Renders the site of one or more atlases with the usual options.
 ///
 /// # Errors

@@ -24,7 +24,7 @@ use serde_json::json;
 
 use super::{SiteError, activity::Activity, files::Files, view::View};
 use crate::{
-    atlas::LanguageRow,
+    atlas::{LanguageRow, NeuronRow, OverlapRow},
     language::LanguageCode,
     neuron::{FfnShape, NeuronId},
 };
@@ -231,7 +231,7 @@ impl Writer<'_> {
         }
         for &within in &block.within {
             let id = shape.neuron(block.layer * shape.layer_width() + within as usize);
-            let rows = self.view.neurons.get(&id).map(|served| served.rows.as_slice()).unwrap_or_default();
+            let rows: &[&NeuronRow] = self.view.neurons.get(&id).map_or(&[], |served| served.rows.as_slice());
             let serves = |&language: &usize| rows.iter().any(|row| row.language == self.activity.languages()[language]);
             let bits = |languages: &[usize]| (0..).zip(languages).map(|(bit, language)| u8::from(serves(language)) << bit).sum::<u8>();
             content.extend(leaves.chunks(8).map(bits));
@@ -246,7 +246,9 @@ impl Writer<'_> {
         let steps = |value: Option<f64>| value.map_or(NONE, |value| (value * 10_000.0).round() as u32);
         let mut content = Vec::new();
         planes(&mut content, &rows.iter().map(|row| row.map_or(0, |row| row.shared as u32)).collect::<Vec<_>>(), 3);
-        for measure in [|row: &crate::atlas::OverlapRow| row.jaccard, |row| row.overlap_coefficient, |row| row.cosine] {
+        let measures: [fn(&OverlapRow) -> Option<f64>; 3] =
+            [|row| row.jaccard, |row| row.overlap_coefficient, |row| row.cosine];
+        for measure in measures {
             planes(&mut content, &rows.iter().map(|row| steps(row.and_then(measure))).collect::<Vec<_>>(), 2);
         }
         self.put("overlap", &content)
