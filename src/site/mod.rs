@@ -1,11 +1,17 @@
 //! The website: static pages from an atlas, complete without JavaScript, without a server and without a network.
 //! In: atlases. Out: a folder of HTML with its JSON twins, downloads and assets, every link relative.
 
+mod activity;
+mod files;
 mod home;
 mod language;
+pub mod locale;
 mod method;
+pub mod serve;
+pub mod shards;
 mod view;
 mod words;
+pub mod zip;
 
 use std::path::{Path, PathBuf};
 
@@ -50,6 +56,14 @@ pub enum SiteError {
     Occupied {
         /// The folder.
         path: PathBuf,
+    },
+    /// A locale that there is not.
+    #[error("--locales: `{asked}` is not one of {known}")]
+    Locale {
+        /// What was asked for.
+        asked: String,
+        /// What there is.
+        known: String,
     },
     /// Nothing to show.
     #[error("{path}: holds no neurons of any model; identify first")]
@@ -101,12 +115,14 @@ struct Page {
 /// When the folder holds anything but a site, an atlas lacks a table, or the disk is full.
 pub fn render(atlases: &[Atlas], place: &Path) -> Result<SiteReport, SiteError> {
     guard(place)?;
+    let files = files::Files::new(place)?;
     let site = Site::new(atlases)?;
     for asset in [&site.css, &site.js] {
         output::write(&place.join("assets").join(&asset.name), asset.content.as_bytes())?;
     }
     let mut pages = 0;
     for (at, view) in site.views.iter().enumerate() {
+        shards::write(view, &view.activity, &files, shards::Data::Default)?;
         let languages: Vec<Page> = view
             .languages
             .par_iter()
@@ -172,7 +188,7 @@ impl<'a> Site<'a> {
                 .map_err(|source| SiteError::Template { page: (*name).to_owned(), source })?;
         }
         let css = Asset::new("site", "css", include_str!("../../templates/site.css"));
-        let js = Asset::new("site", "js", include_str!("../../templates/site.js"));
+        let js = Asset::new("site", "js", include_str!("../../templates/js/site.js"));
         Ok(Self { views, css, js, environment })
     }
 

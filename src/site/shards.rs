@@ -24,7 +24,7 @@ use serde_json::json;
 
 use super::{SiteError, activity::Activity, family_key, family_keys, files::Files, view::View};
 use crate::{
-    atlas::LanguageRow,
+    atlas::{LanguageRow, OverlapRow},
     language::LanguageCode,
     neuron::{FfnShape, NeuronId},
 };
@@ -247,7 +247,9 @@ impl Writer<'_> {
         let steps = |value: Option<f64>| value.map_or(NONE, |value| (value * 10_000.0).round() as u32);
         let mut content = Vec::new();
         planes(&mut content, &rows.iter().map(|row| row.map_or(0, |row| row.shared as u32)).collect::<Vec<_>>(), 3);
-        for measure in [|row: &crate::atlas::OverlapRow| row.jaccard, |row| row.overlap_coefficient, |row| row.cosine] {
+        let measures: [fn(&OverlapRow) -> Option<f64>; 3] =
+            [|row| row.jaccard, |row| row.overlap_coefficient, |row| row.cosine];
+        for measure in measures {
             planes(&mut content, &rows.iter().map(|row| steps(row.and_then(measure))).collect::<Vec<_>>(), 2);
         }
         self.put("overlap", &content)

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use kodama::{Method, linkage};
 
+use super::activity::Activity;
 use crate::{
     atlas::{
         Atlas, AtlasError, CoverageRow, IdentifyParameters, IdentifyResult, LanguageRow, MethodTables, ModelRow,
@@ -34,6 +35,10 @@ pub struct View<'a> {
     overlap: BTreeMap<(LanguageCode, LanguageCode), &'a OverlapRow>,
     /// Languages that each selected neuron serves.
     pub neurons: BTreeMap<NeuronId, Served<'a>>,
+    /// Where every language stands around a circle, like beside like, in turns of 2π.
+    pub angles: BTreeMap<LanguageCode, f64>,
+    /// How often every neuron fires in every language, and the order in which maps show them.
+    pub activity: Activity,
 }
 
 /// A selected neuron: the rows that it has, and its column on the maps.
@@ -52,14 +57,20 @@ impl<'a> View<'a> {
         let mut languages: Vec<&LanguageRow> =
             atlas.languages.iter().filter(|language| parameters.languages.contains(&language.code)).collect();
         languages.sort_by(|a, b| (&a.name, a.code).cmp(&(&b.name, b.code)));
+        let overlap = tables.overlap.iter().map(|row| ((row.language_a, row.language_b), row)).collect();
+        let angles = angles(&leaves(&languages, &overlap));
+        let codes: Vec<LanguageCode> = languages.iter().map(|language| language.code).collect();
+        let activity = Activity::read(atlas, model, profile, &tables.neurons, &codes, &angles)?;
         let mut view = Self {
             folder: model_folder(&model.id),
             method: method.to_owned(),
             languages,
             coverage: atlas.coverage.iter().filter(of_profile).map(|row| (row.language, row)).collect(),
             stability: tables.stability.iter().map(|row| (row.language, row)).collect(),
-            overlap: tables.overlap.iter().map(|row| ((row.language_a, row.language_b), row)).collect(),
+            overlap,
             neurons: BTreeMap::new(),
+            angles,
+            activity,
             atlas,
             model,
             tables,
@@ -108,51 +119,52 @@ impl<'a> View<'a> {
         self.model.shape().layer_width().min(COLUMNS)
     }
 
-    /// Languages in an order in which those that fire alike stand together: the leaves of a tree by average linkage over
-    /// 1 − cosine of their activation probabilities (Müllner 2011, arXiv 1109.2378).
-    fn leaves(&self) -> Vec<LanguageCode> {
-        let codes: Vec<LanguageCode> = self.languages.iter().map(|language| language.code).collect();
-        let distance = |a, b| 1.0 - self.overlap(a, b).and_then(|row| row.cosine).unwrap_or(0.0);
-        let pairs = codes.iter().enumerate().flat_map(|(i, &a)| codes[i + 1..].iter().map(move |&b| (a, b)));
-        let mut distances: Vec<f64> = pairs.map(|(a, b)| distance(a, b)).collect();
-        let steps = linkage(&mut distances, codes.len(), Method::Average);
-        let mut clusters: Vec<Vec<LanguageCode>> = codes.iter().map(|&code| vec![code]).collect();
-        for step in steps.steps() {
-            let (mut left, right) =
-                (std::mem::take(&mut clusters[step.cluster1]), std::mem::take(&mut clusters[step.cluster2]));
-            left.extend(right);
-            clusters.push(left);
-        }
-        clusters.pop().unwrap_or_default()
-    }
-
-    /// Gives every selected neuron its column: the languages stand around a circle in the order of [`View::leaves`], a neuron points
-    /// to the mean of those that it serves, weighted by its shares, and its direction is its column on every map.
+    /// Gives every selected neuron its column: its place in the order of its layer ([`Activity::order`]), as far as there are columns.
     fn place(&mut self) {
-        let leaves = self.leaves();
-        let angle = |place: usize| std::f64::consts::TAU * (place as f64 + 0.5) / leaves.len() as f64;
-        let angles: BTreeMap<LanguageCode, f64> =
-            leaves.iter().enumerate().map(|(at, &code)| (code, angle(at))).collect();
-        let columns = self.columns();
-        let mut layers: BTreeMap<usize, Vec<(f64, NeuronId)>> = BTreeMap::new();
-        for (&id, served) in &self.neurons {
-            let point = served.rows.iter().fold((0.0, 0.0), |(x, y), row| {
-                let weight = f64::from(row.share.unwrap_or(1.0));
-                let angle = angles.get(&row.language).copied().unwrap_or_default();
-                (x + weight * angle.cos(), y + weight * angle.sin())
-            });
-            let direction = point.1.atan2(point.0).rem_euclid(std::f64::consts::TAU) / std::f64::consts::TAU;
-            layers.entry(id.layer).or_default().push((direction, id));
+        let (columns, shape) = (self.columns(), self.model.shape());
+        let mut layers: BTreeMap<usize, Vec<(usize, NeuronId)>> = BTreeMap::new();
+        for &id in self.neurons.keys() {
+            layers.entry(id.layer).or_default().push((shape.in_layer(id), id));
         }
-        for mut neurons in layers.into_values() {
-            neurons.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-            let wanted: Vec<usize> =
-                neurons.iter().map(|(direction, _)| ((direction * columns as f64) as usize).min(columns - 1)).collect();
+        for (layer, mut neurons) in layers {
+            let places = self.activity.places(layer);
+            neurons.iter_mut().for_each(|(place, _)| *place = places[*place] as usize);
+            neurons.sort_unstable();
+            let wanted: Vec<usize> = neurons.iter().map(|(place, _)| place * columns / places.len()).collect();
             for (column, (_, id)) in spread(&wanted, columns).into_iter().zip(neurons) {
                 self.neurons.get_mut(&id).expect("it was taken from there").column = column;
             }
         }
     }
+}
+
+/// Languages in an order in which those that fire alike stand together: the leaves of a tree by average linkage over
+/// 1 − cosine of their activation probabilities (Müllner 2011, arXiv 1109.2378).
+fn leaves(
+    languages: &[&LanguageRow],
+    overlap: &BTreeMap<(LanguageCode, LanguageCode), &OverlapRow>,
+) -> Vec<LanguageCode> {
+    let codes: Vec<LanguageCode> = languages.iter().map(|language| language.code).collect();
+    let distance = |a: LanguageCode, b: LanguageCode| {
+        1.0 - overlap.get(&(a.min(b), a.max(b))).and_then(|row| row.cosine).unwrap_or(0.0)
+    };
+    let pairs = codes.iter().enumerate().flat_map(|(i, &a)| codes[i + 1..].iter().map(move |&b| (a, b)));
+    let mut distances: Vec<f64> = pairs.map(|(a, b)| distance(a, b)).collect();
+    let steps = linkage(&mut distances, codes.len(), Method::Average);
+    let mut clusters: Vec<Vec<LanguageCode>> = codes.iter().map(|&code| vec![code]).collect();
+    for step in steps.steps() {
+        let (mut left, right) =
+            (std::mem::take(&mut clusters[step.cluster1]), std::mem::take(&mut clusters[step.cluster2]));
+        left.extend(right);
+        clusters.push(left);
+    }
+    clusters.pop().unwrap_or_default()
+}
+
+/// The languages around a circle in that order.
+fn angles(leaves: &[LanguageCode]) -> BTreeMap<LanguageCode, f64> {
+    let angle = |place: usize| std::f64::consts::TAU * (place as f64 + 0.5) / leaves.len() as f64;
+    leaves.iter().enumerate().map(|(at, &code)| (code, angle(at))).collect()
 }
 
 /// Columns near the wanted ones (ascending), no two alike as long as there is room.
