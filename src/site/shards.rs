@@ -22,7 +22,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{SiteError, activity::Activity, family_key, family_keys, files::Files, view::View};
+use super::{SiteError, activity::Activity, files::Files, view::View};
 use crate::{
     atlas::{LanguageRow, OverlapRow},
     language::LanguageCode,
@@ -119,11 +119,8 @@ impl Writer<'_> {
 
     /// The languages by likeness, as indices of the order by name.
     fn leaves(&self) -> Vec<usize> {
-        let codes = self.activity.languages();
-        let mut leaves: Vec<usize> = (0..codes.len()).collect();
-        let angle = |at: usize| self.view.angles.get(&codes[at]).copied().unwrap_or_default();
-        leaves.sort_by(|&a, &b| angle(a).total_cmp(&angle(b)).then(codes[a].cmp(&codes[b])));
-        leaves
+        let at = |leaf| self.activity.languages().iter().position(|code| code == leaf);
+        self.view.tree.leaves.iter().filter_map(at).collect()
     }
 
     fn blocks(&self, data: Data) -> Vec<Block> {
@@ -143,11 +140,10 @@ impl Writer<'_> {
 
     fn meta(&self, blocks: &[Block], data: Data) -> Result<u64, SiteError> {
         let (view, shape) = (self.view, self.activity.shape());
-        let keys = family_keys(view);
         let language = |row: &&LanguageRow| {
             json!({
                 "code": row.code, "name": row.name, "autonym": row.autonym, "lang": row.bcp47, "family": row.family,
-                "key": family_key(&keys, &row.family),
+                "key": view.family_key(&row.family),
             })
         };
         let mut firsts: Vec<Vec<u32>> = vec![Vec::new(); shape.layers];

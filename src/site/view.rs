@@ -33,12 +33,50 @@ pub struct View<'a> {
     coverage: BTreeMap<LanguageCode, &'a CoverageRow>,
     stability: BTreeMap<LanguageCode, &'a StabilityRow>,
     overlap: BTreeMap<(LanguageCode, LanguageCode), &'a OverlapRow>,
+    per_layer: BTreeMap<LanguageCode, Vec<usize>>,
+    /// The languages in an order in which those that fire alike stand together, and how they come together.
+    pub tree: Tree,
+    /// Per layer, where the languages' neurons lie.
+    pub bands: Vec<Band>,
+    /// Families, the largest first.
+    pub families: Vec<Family>,
     /// Languages that each selected neuron serves.
     pub neurons: BTreeMap<NeuronId, Served<'a>>,
-    /// Where every language stands around a circle, like beside like, in turns of 2π.
-    pub angles: BTreeMap<LanguageCode, f64>,
     /// How often every neuron fires in every language, and the order in which maps show them.
     pub activity: Activity,
+}
+
+/// Over all languages that have neurons, the share of them that lies in one layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Band {
+    /// Mean share.
+    pub mean: f64,
+    /// A tenth of the languages lie below it.
+    pub low: f64,
+    /// A tenth lie above it.
+    pub high: f64,
+}
+
+/// A family of languages in the atlas. The eight largest have a letter and a colour of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Family {
+    /// `a` to `h`, or `other`.
+    pub key: &'static str,
+    /// Its name.
+    pub name: String,
+    /// Its languages in the atlas.
+    pub size: usize,
+}
+
+/// Languages by how alike they fire: average linkage over 1 − cosine of their activation probabilities (Müllner 2011,
+/// arXiv 1109.2378).
+#[derive(Clone, Debug, Default)]
+pub struct Tree {
+    /// The leaves from one end to the other.
+    pub leaves: Vec<LanguageCode>,
+    /// Each fork: the two nodes that it joins, and their distance. Nodes below the number of leaves are languages by their place among
+    /// [`View::languages`], the others forks in this order.
+    pub forks: Vec<(usize, usize, f64)>,
 }
 
 /// A selected neuron: the rows that it has, and its column on the maps.
@@ -58,7 +96,8 @@ impl<'a> View<'a> {
             atlas.languages.iter().filter(|language| parameters.languages.contains(&language.code)).collect();
         languages.sort_by(|a, b| (&a.name, a.code).cmp(&(&b.name, b.code)));
         let overlap = tables.overlap.iter().map(|row| ((row.language_a, row.language_b), row)).collect();
-        let angles = angles(&leaves(&languages, &overlap));
+        let tree = grow(&languages, &overlap);
+        let angles = angles(&tree.leaves);
         let codes: Vec<LanguageCode> = languages.iter().map(|language| language.code).collect();
         let activity = Activity::read(atlas, model, profile, &tables.neurons, &codes, &angles)?;
         let mut view = Self {
@@ -69,7 +108,10 @@ impl<'a> View<'a> {
             stability: tables.stability.iter().map(|row| (row.language, row)).collect(),
             overlap,
             neurons: BTreeMap::new(),
-            angles,
+            per_layer: BTreeMap::new(),
+            tree,
+            bands: Vec::new(),
+            families: Vec::new(),
             activity,
             atlas,
             model,
@@ -82,8 +124,16 @@ impl<'a> View<'a> {
         for row in &tables.neurons {
             view.neurons.entry(row.id()).or_default().rows.push(row);
         }
+        view.per_layer = view.languages.iter().map(|language| (language.code, view.layers_of(language.code))).collect();
+        view.bands = view.measure();
+        view.families = view.sort_families();
         view.place();
         Ok(view)
+    }
+
+    /// Whether a code is that of one of the languages compared.
+    pub fn has(&self, code: &str) -> bool {
+        self.languages.iter().any(|language| language.code.to_string() == code)
     }
 
     pub fn coverage(&self, language: LanguageCode) -> Option<&CoverageRow> {
@@ -108,10 +158,69 @@ impl<'a> View<'a> {
     }
 
     /// Neurons of a language per layer.
-    pub fn per_layer(&self, language: LanguageCode) -> Vec<usize> {
+    pub fn per_layer(&self, language: LanguageCode) -> &[usize] {
+        self.per_layer.get(&language).map_or(&[], Vec::as_slice)
+    }
+
+    fn layers_of(&self, language: LanguageCode) -> Vec<usize> {
         let mut counts = vec![0; self.model.layers];
         self.tables.of(language).iter().for_each(|row| counts[row.layer] += 1);
         counts
+    }
+
+    /// Share of a language's neurons in each layer; none of a language without neurons.
+    pub fn shares(&self, language: LanguageCode) -> Option<Vec<f64>> {
+        let counts = self.per_layer(language);
+        let total: usize = counts.iter().sum();
+        (total > 0).then(|| counts.iter().map(|&count| count as f64 / total as f64).collect())
+    }
+
+    fn measure(&self) -> Vec<Band> {
+        let all: Vec<Vec<f64>> = self.languages.iter().filter_map(|language| self.shares(language.code)).collect();
+        let band = |layer: usize| {
+            let mut column: Vec<f64> = all.iter().map(|shares| shares[layer]).collect();
+            column.sort_by(f64::total_cmp);
+            let mean = column.iter().sum::<f64>() / column.len().max(1) as f64;
+            Band { mean, low: quantile(&column, 0.1), high: quantile(&column, 0.9) }
+        };
+        (0..self.model.layers).map(band).collect()
+    }
+
+    fn sort_families(&self) -> Vec<Family> {
+        const KEYS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+        let mut sizes: BTreeMap<&str, usize> = BTreeMap::new();
+        self.languages.iter().for_each(|language| *sizes.entry(&language.family).or_default() += 1);
+        let mut sizes: Vec<(&str, usize)> = sizes.into_iter().collect();
+        sizes.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
+        let family = |(at, (name, size)): (usize, (&str, usize))| Family {
+            key: KEYS.get(at).copied().unwrap_or("other"),
+            name: name.to_owned(),
+            size,
+        };
+        sizes.into_iter().enumerate().map(family).collect()
+    }
+
+    /// Letter of a family, or `other`.
+    pub fn family_key(&self, family: &str) -> &'static str {
+        self.families.iter().find(|known| known.name == family).map_or("other", |known| known.key)
+    }
+
+    /// Neurons of a language, and how many of them serve no other.
+    pub fn sizes(&self, language: LanguageCode) -> (usize, usize) {
+        let rows = self.tables.of(language);
+        (rows.len(), rows.iter().filter(|row| row.languages == 1).count())
+    }
+
+    /// Layers of the last quarter, rounded up: of 6 layers the last 2.
+    pub fn late_layers(&self) -> usize {
+        self.model.layers.div_ceil(4)
+    }
+
+    /// Mean place of a language's neurons, from 0 in the first layer to 1 in the last.
+    pub fn depth_of(&self, language: LanguageCode) -> Option<f64> {
+        let rows = self.tables.of(language);
+        let last = self.model.layers.saturating_sub(1).max(1) as f64;
+        (!rows.is_empty()).then(|| rows.iter().map(|row| row.layer as f64 / last).sum::<f64>() / rows.len() as f64)
     }
 
     /// Columns of the maps.
@@ -138,12 +247,8 @@ impl<'a> View<'a> {
     }
 }
 
-/// Languages in an order in which those that fire alike stand together: the leaves of a tree by average linkage over
-/// 1 − cosine of their activation probabilities (Müllner 2011, arXiv 1109.2378).
-fn leaves(
-    languages: &[&LanguageRow],
-    overlap: &BTreeMap<(LanguageCode, LanguageCode), &OverlapRow>,
-) -> Vec<LanguageCode> {
+/// The tree of the languages.
+fn grow(languages: &[&LanguageRow], overlap: &BTreeMap<(LanguageCode, LanguageCode), &OverlapRow>) -> Tree {
     let codes: Vec<LanguageCode> = languages.iter().map(|language| language.code).collect();
     let distance = |a: LanguageCode, b: LanguageCode| {
         1.0 - overlap.get(&(a.min(b), a.max(b))).and_then(|row| row.cosine).unwrap_or(0.0)
@@ -152,13 +257,15 @@ fn leaves(
     let mut distances: Vec<f64> = pairs.map(|(a, b)| distance(a, b)).collect();
     let steps = linkage(&mut distances, codes.len(), Method::Average);
     let mut clusters: Vec<Vec<LanguageCode>> = codes.iter().map(|&code| vec![code]).collect();
+    let mut forks = Vec::new();
     for step in steps.steps() {
+        forks.push((step.cluster1, step.cluster2, step.dissimilarity));
         let (mut left, right) =
             (std::mem::take(&mut clusters[step.cluster1]), std::mem::take(&mut clusters[step.cluster2]));
         left.extend(right);
         clusters.push(left);
     }
-    clusters.pop().unwrap_or_default()
+    Tree { leaves: clusters.pop().unwrap_or_default(), forks }
 }
 
 /// The languages around a circle in that order.
@@ -183,4 +290,12 @@ fn spread(wanted: &[usize], columns: usize) -> Vec<usize> {
         limit = *place;
     }
     places
+}
+
+/// Quantile of sorted values, linear between neighbours.
+fn quantile(sorted: &[f64], q: f64) -> f64 {
+    let Some(last) = sorted.len().checked_sub(1) else { return 0.0 };
+    let place = q * last as f64;
+    let (low, high) = (place.floor() as usize, place.ceil() as usize);
+    sorted[low] + (sorted[high] - sorted[low]) * (place - low as f64)
 }

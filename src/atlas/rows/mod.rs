@@ -1,5 +1,6 @@
 //! The rows of every table but the counts, their columns, and both ways between them: a file per table.
 
+mod ablation;
 mod coverage;
 mod languages;
 mod models;
@@ -9,6 +10,7 @@ mod runs;
 mod stability;
 
 pub use self::{
+    ablation::AblationRow,
     coverage::CoverageRow,
     languages::LanguageRow,
     models::ModelRow,

@@ -56,6 +56,10 @@ impl NeuronRow {
     /// # Errors
     /// When the file cannot be written.
     pub fn write(rows: &[Self], place: &Path) -> Result<usize, AtlasError> {
+        Self::table(rows).write(place, Self::SCHEMA)
+    }
+
+    fn table(rows: &[Self]) -> Table {
         Table::default()
             .text("model", rows.iter().map(|row| &row.model))
             .text("run", rows.iter().map(|row| &row.run))
@@ -73,7 +77,14 @@ impl NeuronRow {
             .optional_f32("selection_freq", rows.iter().map(|row| row.selection_freq))
             .i16("languages", rows.iter().map(|row| row.languages as i16))
             .optional_text("class", rows.iter().map(|row| row.class.as_ref()))
-            .write(place, Self::SCHEMA)
+    }
+
+    /// The same file in memory.
+    ///
+    /// # Errors
+    /// When it cannot be encoded.
+    pub fn bytes(rows: &[Self]) -> Result<Vec<u8>, AtlasError> {
+        Self::table(rows).bytes(Path::new("neurons.parquet"), Self::SCHEMA)
     }
 
     /// Reads a table of neurons.

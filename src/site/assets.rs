@@ -1,0 +1,148 @@
+//! What every page is made with: style sheet, scripts and templates, all compiled into the program.
+
+use std::collections::BTreeMap;
+
+use minijinja::{
+    Environment, Error, ErrorKind, UndefinedBehavior, Value,
+    value::{Kwargs, Serde},
+};
+
+use super::{Files, Locale, Sheet, SiteError};
+use crate::output;
+
+const TEMPLATES: &[(&str, &str)] = &[
+    ("base.html", include_str!("../../templates/base.html")),
+    ("parts.html", include_str!("../../templates/parts.html")),
+    ("figures.html", include_str!("../../templates/figures.html")),
+    ("about.html", include_str!("../../templates/about.html")),
+    ("adaptation.html", include_str!("../../templates/adaptation.html")),
+    ("cite.html", include_str!("../../templates/cite.html")),
+    ("compare.html", include_str!("../../templates/compare.html")),
+    ("data.html", include_str!("../../templates/data.html")),
+    ("evidence.html", include_str!("../../templates/evidence.html")),
+    ("families.html", include_str!("../../templates/families.html")),
+    ("home.html", include_str!("../../templates/home.html")),
+    ("language.html", include_str!("../../templates/language.html")),
+    ("method.html", include_str!("../../templates/method.html")),
+    ("models.html", include_str!("../../templates/models.html")),
+    ("overlap.html", include_str!("../../templates/overlap.html")),
+];
+
+const CSS: &str = concat!(include_str!("../../templates/site.css"), include_str!("../../templates/js/enhance.css"));
+const SITE_JS: &str = include_str!("../../templates/js/site.js");
+const MAP_JS: &str = concat!(
+    include_str!("../../templates/js/shards.js"),
+    include_str!("../../templates/js/map.js"),
+    include_str!("../../templates/js/panel.js"),
+    include_str!("../../templates/js/compare.js"),
+    include_str!("../../templates/js/overlap.js"),
+);
+
+/// A file of the site that many pages use, its name changing with its content so that caches may keep it for ever.
+pub struct Asset {
+    pub name: String,
+    content: String,
+}
+
+impl Asset {
+    fn new(stem: &str, extension: &str, content: impl Into<String>) -> Self {
+        let content = content.into();
+        Self { name: format!("{stem}.{}.{extension}", &output::sha256(content.as_bytes())[..10]), content }
+    }
+}
+
+/// Style sheet, scripts, and the templates of every locale.
+pub struct Assets {
+    pub css: Asset,
+    pub js: Asset,
+    pub map_js: Asset,
+    /// What the scripts say, in every locale but English.
+    pub words: BTreeMap<&'static str, Asset>,
+    environments: BTreeMap<&'static str, Environment<'static>>,
+}
+
+impl Assets {
+    pub fn new(locales: &[&'static Locale]) -> Result<Self, SiteError> {
+        let environments = locales.iter().map(|locale| Ok((locale.code, environment(locale)?)));
+        Ok(Self {
+            css: Asset::new("site", "css", CSS),
+            js: Asset::new("site", "js", SITE_JS),
+            map_js: Asset::new("map", "js", MAP_JS),
+            words: locales
+                .iter()
+                .filter(|locale| !locale.is_english())
+                .map(|locale| {
+                    let words = Asset::new(&format!("words-{}", locale.code), "js", locale.script(&(SITE_JS.to_owned() + MAP_JS)));
+                    (locale.code, words)
+                })
+                .collect(),
+            environments: environments.collect::<Result<_, SiteError>>()?,
+        })
+    }
+
+    pub fn write(&self, files: &Files) -> Result<(), SiteError> {
+        for asset in [&self.css, &self.js, &self.map_js].into_iter().chain(self.words.values()) {
+            files.put(&format!("assets/{}", asset.name), asset.content.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// A page as HTML.
+    pub fn render(
+        &self,
+        locale: &Locale,
+        page: &str,
+        sheet: &Sheet,
+        frame: &serde_json::Value,
+    ) -> Result<String, SiteError> {
+        let failed = |source| SiteError::Template { page: page.to_owned(), source };
+        let context = Context { frame, own: &sheet.own, art: &sheet.art };
+        let template = self.environments[locale.code].get_template(sheet.template).map_err(failed)?;
+        template.render(Serde(&context)).map_err(failed)
+    }
+}
+
+#[derive(serde::Serialize)]
+struct Context<'a> {
+    #[serde(flatten)]
+    frame: &'a serde_json::Value,
+    #[serde(flatten)]
+    own: &'a serde_json::Value,
+    art: &'a serde_json::Value,
+}
+
+/// The templates with the words of one locale: `t("English", name=value)`, and `tn(n, "{n} neuron", "{n} neurons")` by number.
+fn environment(locale: &'static Locale) -> Result<Environment<'static>, SiteError> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.add_function("t", move |english: &str, arguments: Kwargs| {
+        filled(&arguments, |arguments| locale.say(english, arguments))
+    });
+    environment.add_function("tn", move |n: usize, one: &str, other: &str, arguments: Kwargs| {
+        filled(&arguments, |arguments| locale.count(n, one, other, arguments))
+    });
+    for (name, text) in TEMPLATES {
+        environment
+            .add_template(name, text)
+            .map_err(|source| SiteError::Template { page: (*name).to_owned(), source })?;
+    }
+    Ok(environment)
+}
+
+/// A text with its arguments filled in. Where one of them is HTML, the text becomes HTML too and everything else is escaped.
+fn filled(arguments: &Kwargs, say: impl Fn(&[(&str, &str)]) -> String) -> Result<Value, Error> {
+    let names: Vec<&str> = arguments.args().collect();
+    let values = names.iter().map(|name| arguments.get::<Value>(name)).collect::<Result<Vec<_>, _>>()?;
+    if let Some(name) = names.iter().zip(&values).find_map(|(name, value)| value.is_undefined().then_some(name)) {
+        return Err(Error::new(ErrorKind::UndefinedError, format!("`{name}` is undefined")));
+    }
+    let is_html = values.iter().any(Value::is_safe);
+    let texts: Vec<String> = values
+        .iter()
+        .map(|value| if is_html && !value.is_safe() { super::figure::escaped(&value.to_string()) } else { value.to_string() })
+        .collect();
+    let pairs: Vec<(&str, &str)> = names.iter().copied().zip(texts.iter().map(String::as_str)).collect();
+    // The tables are ours: they hold no `<`, and what looks like an entity is one.
+    let text = say(&pairs);
+    Ok(if is_html { Value::from_safe_string(text) } else { Value::from(text) })
+}
