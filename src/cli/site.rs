@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::Args;
 
-use super::{Outcome, Talk};
+use super::{Outcome, STOP, Talk};
 use crate::{
     atlas::Atlas,
-    site::{self, SiteUrl},
+    site::{self, Data, SiteUrl},
 };
 
 /// Render the website of one or more atlases: static pages that need no server and load nothing from elsewhere.
@@ -25,12 +26,25 @@ pub struct SiteArgs {
     /// Languages of the interface beside English; all, unless said.
     #[arg(long, value_delimiter = ',', value_name = "CODES")]
     locales: Option<Vec<String>>,
+    /// What goes to the browser beside the pages: `default` draws every neuron in 16 steps, `full` adds every neuron's probability in
+    /// every language.
+    #[arg(long, value_enum, default_value_t, value_name = "AMOUNT")]
+    data: Data,
+    /// Put the whole site into one zip file, too: for reading without a network.
+    #[arg(long, value_name = "FILE")]
+    zip: Option<PathBuf>,
+    /// Then show the site on this machine, for nobody else, until Ctrl-C.
+    #[arg(long)]
+    serve: bool,
+    /// Port of `--serve`; a free one, unless said.
+    #[arg(long, default_value_t = 0, requires = "serve", value_name = "PORT")]
+    port: u16,
 }
 
 impl SiteArgs {
     pub fn run(self, talk: &Talk) -> anyhow::Result<Outcome> {
         let atlases = self.atlases.iter().map(|path| Atlas::open(path)).collect::<Result<Vec<_>, _>>()?;
-        let options = site::Options { url: self.site_url, locales: self.locales, ..site::Options::default() };
+        let options = site::Options { url: self.site_url, locales: self.locales, data: self.data, zip: self.zip };
         let report = site::render_with(&atlases, &self.out, &options)?;
         talk.result(&report, || {
             format!(
@@ -42,6 +56,11 @@ impl SiteArgs {
                 report.index.display()
             )
         })?;
+        if self.serve {
+            let ready = |address| talk.say(&format!("http://{address}/ (Ctrl-C ends it)"));
+            site::serve(&self.out, self.port, &STOP, ready)
+                .with_context(|| format!("{} cannot be served; choose another --port", self.out.display()))?;
+        }
         Ok(Outcome::Done)
     }
 }

@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use minijinja::{
-    Environment, Error, ErrorKind, UndefinedBehavior, Value,
-    value::{Kwargs, Serde},
-};
+use minijinja::{Environment, UndefinedBehavior, value::Serde};
 
 use super::{Files, Locale, Sheet, SiteError};
 use crate::output;
@@ -30,6 +27,7 @@ const TEMPLATES: &[(&str, &str)] = &[
 
 const CSS: &str = concat!(include_str!("../../templates/site.css"), include_str!("../../templates/js/enhance.css"));
 const SITE_JS: &str = include_str!("../../templates/js/site.js");
+/// For pages with a map or a matrix.
 const MAP_JS: &str = concat!(
     include_str!("../../templates/js/shards.js"),
     include_str!("../../templates/js/map.js"),
@@ -45,37 +43,33 @@ pub struct Asset {
 }
 
 impl Asset {
-    fn new(stem: &str, extension: &str, content: impl Into<String>) -> Self {
-        let content = content.into();
-        Self { name: format!("{stem}.{}.{extension}", &output::sha256(content.as_bytes())[..10]), content }
+    fn new(stem: &str, extension: &str, content: &str) -> Self {
+        let name = format!("{stem}.{}.{extension}", &output::sha256(content.as_bytes())[..10]);
+        Self { name, content: content.to_owned() }
     }
 }
 
-/// Style sheet, scripts, and the templates of every locale.
+/// Style sheet, scripts, and the templates and words of every locale.
 pub struct Assets {
     pub css: Asset,
     pub js: Asset,
     pub map_js: Asset,
-    /// What the scripts say, in every locale but English.
-    pub words: BTreeMap<&'static str, Asset>,
+    words: BTreeMap<&'static str, Asset>,
     environments: BTreeMap<&'static str, Environment<'static>>,
 }
 
 impl Assets {
     pub fn new(locales: &[&'static Locale]) -> Result<Self, SiteError> {
-        let environments = locales.iter().map(|locale| Ok((locale.code, environment(locale)?)));
+        let environments = locales.iter().map(|&locale| Ok((locale.code, environment(locale)?)));
+        let scripts = format!("{SITE_JS}{MAP_JS}");
+        let words = locales.iter().filter(|locale| !locale.is_english()).map(|locale| {
+            (locale.code, Asset::new(&format!("words.{}", locale.code), "js", &locale.script(&scripts)))
+        });
         Ok(Self {
             css: Asset::new("site", "css", CSS),
             js: Asset::new("site", "js", SITE_JS),
             map_js: Asset::new("map", "js", MAP_JS),
-            words: locales
-                .iter()
-                .filter(|locale| !locale.is_english())
-                .map(|locale| {
-                    let words = Asset::new(&format!("words-{}", locale.code), "js", locale.script(&(SITE_JS.to_owned() + MAP_JS)));
-                    (locale.code, words)
-                })
-                .collect(),
+            words: words.collect(),
             environments: environments.collect::<Result<_, SiteError>>()?,
         })
     }
@@ -85,6 +79,11 @@ impl Assets {
             files.put(&format!("assets/{}", asset.name), asset.content.as_bytes())?;
         }
         Ok(())
+    }
+
+    /// Name of the script with a locale's words; English needs none.
+    pub fn words(&self, locale: &Locale) -> Option<&str> {
+        self.words.get(locale.code).map(|asset| asset.name.as_str())
     }
 
     /// A page as HTML.
@@ -111,38 +110,15 @@ struct Context<'a> {
     art: &'a serde_json::Value,
 }
 
-/// The templates with the words of one locale: `t("English", name=value)`, and `tn(n, "{n} neuron", "{n} neurons")` by number.
+/// The templates with the words of one locale.
 fn environment(locale: &'static Locale) -> Result<Environment<'static>, SiteError> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment.add_function("t", move |english: &str, arguments: Kwargs| {
-        filled(&arguments, |arguments| locale.say(english, arguments))
-    });
-    environment.add_function("tn", move |n: usize, one: &str, other: &str, arguments: Kwargs| {
-        filled(&arguments, |arguments| locale.count(n, one, other, arguments))
-    });
+    locale.register(&mut environment);
     for (name, text) in TEMPLATES {
         environment
             .add_template(name, text)
             .map_err(|source| SiteError::Template { page: (*name).to_owned(), source })?;
     }
     Ok(environment)
-}
-
-/// A text with its arguments filled in. Where one of them is HTML, the text becomes HTML too and everything else is escaped.
-fn filled(arguments: &Kwargs, say: impl Fn(&[(&str, &str)]) -> String) -> Result<Value, Error> {
-    let names: Vec<&str> = arguments.args().collect();
-    let values = names.iter().map(|name| arguments.get::<Value>(name)).collect::<Result<Vec<_>, _>>()?;
-    if let Some(name) = names.iter().zip(&values).find_map(|(name, value)| value.is_undefined().then_some(name)) {
-        return Err(Error::new(ErrorKind::UndefinedError, format!("`{name}` is undefined")));
-    }
-    let is_html = values.iter().any(Value::is_safe);
-    let texts: Vec<String> = values
-        .iter()
-        .map(|value| if is_html && !value.is_safe() { super::figure::escaped(&value.to_string()) } else { value.to_string() })
-        .collect();
-    let pairs: Vec<(&str, &str)> = names.iter().copied().zip(texts.iter().map(String::as_str)).collect();
-    // The tables are ours: they hold no `<`, and what looks like an entity is one.
-    let text = say(&pairs);
-    Ok(if is_html { Value::from_safe_string(text) } else { Value::from(text) })
 }

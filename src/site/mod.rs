@@ -15,23 +15,29 @@ mod files;
 mod home;
 mod host;
 mod language;
-pub mod locale;
+mod locale;
 mod method;
 mod models;
 mod overlap;
-pub mod serve;
-pub mod shards;
+mod serve;
+mod shards;
 mod view;
 mod words;
-pub mod zip;
+mod zip;
 
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-pub use self::host::SiteUrl;
+pub use self::{
+    host::SiteUrl,
+    locale::{LOCALES, texts},
+    serve::serve,
+    shards::Data,
+};
 use self::{
+    activity::Activity,
     assets::Assets,
     files::{Files, Written},
     locale::Locale,
@@ -49,8 +55,10 @@ pub struct Options {
     pub url: Option<SiteUrl>,
     /// Locales of the interface beside English, by code; none named means all.
     pub locales: Option<Vec<String>>,
-    /// How much of the activity the browser gets.
-    pub data: shards::Data,
+    /// How much of the activity goes to the browser.
+    pub data: Data,
+    /// Where the whole site is put as one zip file, too.
+    pub zip: Option<PathBuf>,
 }
 
 /// A website that was written.
@@ -186,10 +194,9 @@ pub fn render(atlases: &[Atlas], place: &Path) -> Result<SiteReport, SiteError> 
 /// When the folder holds anything but a site, an atlas lacks a table, or the disk is full.
 pub fn render_with(atlases: &[Atlas], place: &Path, options: &Options) -> Result<SiteReport, SiteError> {
     let files = Files::new(place)?;
-    let site = Site::new(atlases, options)?;
+    let site = Site::new(atlases, options, &files)?;
     site.assets.write(&files)?;
     for view in &site.views {
-        shards::write(view, &view.activity, &files, options.data)?;
         let chores = KINDS.iter().flat_map(|kind| {
             let locales = site.locales.iter().filter(|locale| kind.translated || locale.is_english());
             locales.map(move |locale| (kind, *locale))
@@ -209,12 +216,18 @@ pub fn render_with(atlases: &[Atlas], place: &Path, options: &Options) -> Result
     host::write(&site, &files)?;
     let is_page = |path: &&String| Path::new(path).extension().is_some_and(|extension| extension == "html");
     let pages = files.paths().iter().filter(is_page).count();
+    let paths = files.paths();
     let Written { files, bytes, changed, removed } = files.finish()?;
+    if let Some(zip) = &options.zip {
+        zip::write(place, &paths, "neuroglot-site", zip)?;
+    }
     Ok(SiteReport { index: place.join("index.html"), pages, files, bytes, changed, removed })
 }
 
 impl<'a> Site<'a> {
-    fn new(atlases: &'a [Atlas], options: &Options) -> Result<Self, SiteError> {
+    /// Reads every model and writes its shards: the counts of one model at a time are enough to hold.
+    fn new(atlases: &'a [Atlas], options: &Options, files: &Files) -> Result<Self, SiteError> {
+        let locales = locale::chosen(options.locales.as_deref())?;
         let mut views: Vec<View> = Vec::new();
         for atlas in atlases {
             for model in &atlas.models {
@@ -227,7 +240,12 @@ impl<'a> Site<'a> {
                     let (first, second) = (other.atlas.path().to_owned(), atlas.path().to_owned());
                     return Err(SiteError::Twice { first, second, model: model.id.clone() });
                 }
-                views.push(View::new(atlas, model, method)?);
+                let mut view = View::new(atlas, model, method)?;
+                let codes: Vec<_> = view.languages.iter().map(|language| language.code).collect();
+                let activity = Activity::read(atlas, model, view.profile, &view.tables.neurons, &codes, &view.angles)?;
+                view.place(&activity);
+                shards::write(&view, &activity, files, options.data)?;
+                views.push(view);
             }
         }
         if views.is_empty() {
@@ -235,7 +253,6 @@ impl<'a> Site<'a> {
                 path: atlases.first().map(|atlas| atlas.path().to_owned()).unwrap_or_default(),
             });
         }
-        let locales = locale::chosen(options.locales.as_deref())?;
         let assets = Assets::new(&locales)?;
         Ok(Self { views, locales, assets, url: options.url.clone() })
     }
@@ -398,14 +415,14 @@ impl Spot<'_> {
                 "css": assets.css.name,
                 "js": assets.js.name,
                 "map_js": assets.map_js.name,
-                "words": assets.words.get(self.locale.code).map(|asset| &asset.name),
+                "words": assets.words(self.locale),
                 "home": home,
                 "about": format!("{root}about.html"),
                 "compare_models": (self.site.views.len() > 1).then(|| format!("{root}models.html")),
                 "models": models.collect::<Vec<_>>(),
             },
             "locales": locales.collect::<Vec<_>>(),
-            "locale": { "code": self.locale.code, "bcp47": self.locale.bcp47, "direction": self.locale.direction, "english": self.locale.is_english() },
+            "locale": { "code": self.locale.code, "bcp47": self.locale.bcp47, "dir": self.locale.direction, "english": self.locale.is_english() },
             "model": self.model(),
         })
     }

@@ -36,14 +36,14 @@ pub struct View<'a> {
     per_layer: BTreeMap<LanguageCode, Vec<usize>>,
     /// The languages in an order in which those that fire alike stand together, and how they come together.
     pub tree: Tree,
+    /// Places of the languages around a circle, like beside like.
+    pub angles: BTreeMap<LanguageCode, f64>,
     /// Per layer, where the languages' neurons lie.
     pub bands: Vec<Band>,
     /// Families, the largest first.
     pub families: Vec<Family>,
     /// Languages that each selected neuron serves.
     pub neurons: BTreeMap<NeuronId, Served<'a>>,
-    /// How often every neuron fires in every language, and the order in which maps show them.
-    pub activity: Activity,
 }
 
 /// Over all languages that have neurons, the share of them that lies in one layer.
@@ -95,24 +95,19 @@ impl<'a> View<'a> {
         let mut languages: Vec<&LanguageRow> =
             atlas.languages.iter().filter(|language| parameters.languages.contains(&language.code)).collect();
         languages.sort_by(|a, b| (&a.name, a.code).cmp(&(&b.name, b.code)));
-        let overlap = tables.overlap.iter().map(|row| ((row.language_a, row.language_b), row)).collect();
-        let tree = grow(&languages, &overlap);
-        let angles = angles(&tree.leaves);
-        let codes: Vec<LanguageCode> = languages.iter().map(|language| language.code).collect();
-        let activity = Activity::read(atlas, model, profile, &tables.neurons, &codes, &angles)?;
         let mut view = Self {
             folder: model_folder(&model.id),
             method: method.to_owned(),
             languages,
             coverage: atlas.coverage.iter().filter(of_profile).map(|row| (row.language, row)).collect(),
             stability: tables.stability.iter().map(|row| (row.language, row)).collect(),
-            overlap,
+            overlap: tables.overlap.iter().map(|row| ((row.language_a, row.language_b), row)).collect(),
             neurons: BTreeMap::new(),
             per_layer: BTreeMap::new(),
-            tree,
+            tree: Tree::default(),
+            angles: BTreeMap::new(),
             bands: Vec::new(),
             families: Vec::new(),
-            activity,
             atlas,
             model,
             tables,
@@ -127,7 +122,8 @@ impl<'a> View<'a> {
         view.per_layer = view.languages.iter().map(|language| (language.code, view.layers_of(language.code))).collect();
         view.bands = view.measure();
         view.families = view.sort_families();
-        view.place();
+        view.tree = view.grow();
+        view.angles = view.circle();
         Ok(view)
     }
 
@@ -228,50 +224,51 @@ impl<'a> View<'a> {
         self.model.shape().layer_width().min(COLUMNS)
     }
 
-    /// Gives every selected neuron its column: its place in the order of its layer ([`Activity::order`]), as far as there are columns.
-    fn place(&mut self) {
-        let (columns, shape) = (self.columns(), self.model.shape());
-        let mut layers: BTreeMap<usize, Vec<(usize, NeuronId)>> = BTreeMap::new();
-        for &id in self.neurons.keys() {
-            layers.entry(id.layer).or_default().push((shape.in_layer(id), id));
+    fn grow(&self) -> Tree {
+        let codes: Vec<LanguageCode> = self.languages.iter().map(|language| language.code).collect();
+        let distance = |a, b| 1.0 - self.overlap(a, b).and_then(|row| row.cosine).unwrap_or(0.0);
+        let pairs = codes.iter().enumerate().flat_map(|(i, &a)| codes[i + 1..].iter().map(move |&b| (a, b)));
+        let mut distances: Vec<f64> = pairs.map(|(a, b)| distance(a, b)).collect();
+        let steps = linkage(&mut distances, codes.len(), Method::Average);
+        let mut clusters: Vec<Vec<LanguageCode>> = codes.iter().map(|&code| vec![code]).collect();
+        let mut forks = Vec::new();
+        for step in steps.steps() {
+            forks.push((step.cluster1, step.cluster2, step.dissimilarity));
+            let (mut left, right) =
+                (std::mem::take(&mut clusters[step.cluster1]), std::mem::take(&mut clusters[step.cluster2]));
+            left.extend(right);
+            clusters.push(left);
         }
-        for (layer, mut neurons) in layers {
-            let places = self.activity.places(layer);
-            neurons.iter_mut().for_each(|(place, _)| *place = places[*place] as usize);
+        Tree { leaves: clusters.pop().unwrap_or_default(), forks }
+    }
+
+    /// The languages' places around a circle, in the order of the tree: a neuron's place on the maps is the direction of those that
+    /// it fires for.
+    fn circle(&self) -> BTreeMap<LanguageCode, f64> {
+        let leaves = &self.tree.leaves;
+        let angle = |place: usize| std::f64::consts::TAU * (place as f64 + 0.5) / leaves.len() as f64;
+        leaves.iter().enumerate().map(|(at, &code)| (code, angle(at))).collect()
+    }
+
+    /// Gives every selected neuron its column on every map, near its place in the order of its layer.
+    pub fn place(&mut self, activity: &Activity) {
+        let (columns, shape) = (self.columns(), self.model.shape());
+        for layer in 0..shape.layers {
+            let places = activity.places(layer);
+            let mut neurons: Vec<(u32, NeuronId)> = self
+                .neurons
+                .keys()
+                .filter(|id| id.layer == layer)
+                .map(|&id| (places[shape.in_layer(id)], id))
+                .collect();
             neurons.sort_unstable();
-            let wanted: Vec<usize> = neurons.iter().map(|(place, _)| place * columns / places.len()).collect();
+            let column = |place: u32| (place as usize * columns / shape.layer_width()).min(columns - 1);
+            let wanted: Vec<usize> = neurons.iter().map(|(place, _)| column(*place)).collect();
             for (column, (_, id)) in spread(&wanted, columns).into_iter().zip(neurons) {
                 self.neurons.get_mut(&id).expect("it was taken from there").column = column;
             }
         }
     }
-}
-
-/// The tree of the languages.
-fn grow(languages: &[&LanguageRow], overlap: &BTreeMap<(LanguageCode, LanguageCode), &OverlapRow>) -> Tree {
-    let codes: Vec<LanguageCode> = languages.iter().map(|language| language.code).collect();
-    let distance = |a: LanguageCode, b: LanguageCode| {
-        1.0 - overlap.get(&(a.min(b), a.max(b))).and_then(|row| row.cosine).unwrap_or(0.0)
-    };
-    let pairs = codes.iter().enumerate().flat_map(|(i, &a)| codes[i + 1..].iter().map(move |&b| (a, b)));
-    let mut distances: Vec<f64> = pairs.map(|(a, b)| distance(a, b)).collect();
-    let steps = linkage(&mut distances, codes.len(), Method::Average);
-    let mut clusters: Vec<Vec<LanguageCode>> = codes.iter().map(|&code| vec![code]).collect();
-    let mut forks = Vec::new();
-    for step in steps.steps() {
-        forks.push((step.cluster1, step.cluster2, step.dissimilarity));
-        let (mut left, right) =
-            (std::mem::take(&mut clusters[step.cluster1]), std::mem::take(&mut clusters[step.cluster2]));
-        left.extend(right);
-        clusters.push(left);
-    }
-    Tree { leaves: clusters.pop().unwrap_or_default(), forks }
-}
-
-/// The languages around a circle in that order.
-fn angles(leaves: &[LanguageCode]) -> BTreeMap<LanguageCode, f64> {
-    let angle = |place: usize| std::f64::consts::TAU * (place as f64 + 0.5) / leaves.len() as f64;
-    leaves.iter().enumerate().map(|(at, &code)| (code, angle(at))).collect()
 }
 
 /// Columns near the wanted ones (ascending), no two alike as long as there is room.

@@ -30,7 +30,7 @@ fn main() {
     }
     let start = Instant::now();
     let atlas = Atlas::open(&folder.join("atlas")).expect("an atlas");
-    let data = if full { site::shards::Data::Full } else { site::shards::Data::Default };
+    let data = if full { site::Data::Full } else { site::Data::Default };
     let options = site::Options { data, ..site::Options::default() };
     let report = site::render_with(&[atlas], &folder.join("site"), &options).expect("a site can be written there");
     println!(

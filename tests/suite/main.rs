@@ -20,5 +20,6 @@ mod modules;
 mod profile;
 mod readers;
 mod site;
+mod site_pages;
 mod tensors;
 mod tokens;
