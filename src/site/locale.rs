@@ -4,6 +4,11 @@
 
 use std::{collections::BTreeMap, fmt::Write, sync::OnceLock};
 
+use minijinja::{
+    Environment, Error, HtmlEscape,
+    value::{Kwargs, Value},
+};
+
 /// How a page speaks to its readers: a language of the interface, not one of the atlas.
 pub struct Locale {
     /// Folder of its pages and name of its table; the pages of English stand at the site's root.
@@ -221,6 +226,20 @@ impl Locale {
         format!("(self.ATLAS = self.ATLAS || {{}}).words = {json};\nATLAS.forms = {forms};\n")
     }
 
+    /// Gives templates `t("English", name=…)`, `tn(n, "one", "other", name=…)`, the filters `integer`, `percent` and
+    /// `decimal(places)`, and `locale` with `code`, `bcp47`, `name` and `dir`.
+    pub fn register(&'static self, environment: &mut Environment) {
+        environment.add_function("t", |english: &str, values: Kwargs| filled(self.text(english), None, &values));
+        environment.add_function("tn", |n: u64, one: &str, other: &str, values: Kwargs| {
+            filled(self.form(n, one, other), Some(self.integer(n)), &values)
+        });
+        environment.add_filter("integer", |n: u64| self.integer(n));
+        environment.add_filter("percent", |share: f64| self.percent(share));
+        environment.add_filter("decimal", |value: f64, places: usize| self.decimal(value, places));
+        let about = [("code", self.code), ("bcp47", self.bcp47), ("name", self.name), ("dir", self.direction)];
+        environment.add_global("locale", Value::from_iter(about));
+    }
+
     /// What stands against this locale's table, given every text that is said somewhere: texts that it lacks or that nobody says any
     /// more, forms that are missing, placeholders that differ.
     #[must_use]
@@ -257,6 +276,19 @@ impl Locale {
 
 fn value(values: &[(&str, &str)], name: &str) -> Option<String> {
     values.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+}
+
+/// A sentence as safe HTML: what is filled in is escaped, unless it is HTML already.
+fn filled(text: &str, n: Option<String>, values: &Kwargs) -> Result<Value, Error> {
+    let mut known: BTreeMap<String, String> = n.into_iter().map(|n| ("n".to_owned(), n)).collect();
+    for name in values.args() {
+        let value: Value = values.get(name)?;
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        known.insert(name.to_owned(), if value.is_safe() { text } else { HtmlEscape(&text).to_string() });
+    }
+    values.assert_all_used()?;
+    let escaped = HtmlEscape(text).to_string();
+    Ok(Value::from_safe_string(fill(&escaped, |name| known.get(name).cloned())))
 }
 
 /// Puts values in the place of `{name}`; what has no value stays as it is, for a test to see.

@@ -13,7 +13,7 @@
   const mark = el("span", { class: "matrix-mark", "aria-hidden": "true", hidden: true }), tip = el("p", { class: "tip", "aria-hidden": "true", hidden: true });
   matrix.replaceWith(box);
   box.append(matrix, mark, tip);
-  box.after(line);
+  (box.closest(".square") || box).after(line);
   let row = 0, column = Math.min(1, size - 1);
   const number = value => value === null ? "–" : value.toLocaleString(ATLAS.locale, { minimumFractionDigits: 2, maximumFractionDigits: 2, numberingSystem: "latn" });
   const show = async (r, c, speak) => {
