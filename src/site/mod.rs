@@ -30,7 +30,12 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-pub use self::{host::SiteUrl, serve::serve, shards::Data};
+pub use self::{
+    host::SiteUrl,
+    locale::{LOCALES, texts},
+    serve::serve,
+    shards::Data,
+};
 use self::{
     activity::Activity,
     assets::Assets,

@@ -24,7 +24,7 @@ use serde_json::json;
 
 use super::{SiteError, activity::Activity, files::Files, view::View};
 use crate::{
-    atlas::{LanguageRow, NeuronRow, OverlapRow},
+    atlas::{LanguageRow, OverlapRow},
     language::LanguageCode,
     neuron::{FfnShape, NeuronId},
 };
@@ -119,11 +119,8 @@ impl Writer<'_> {
 
     /// The languages by likeness, as indices of the order by name.
     fn leaves(&self) -> Vec<usize> {
-        let codes = self.activity.languages();
-        let mut leaves: Vec<usize> = (0..codes.len()).collect();
-        let angle = |at: usize| self.view.angles.get(&codes[at]).copied().unwrap_or_default();
-        leaves.sort_by(|&a, &b| angle(a).total_cmp(&angle(b)).then(codes[a].cmp(&codes[b])));
-        leaves
+        let at = |leaf| self.activity.languages().iter().position(|code| code == leaf);
+        self.view.tree.leaves.iter().filter_map(at).collect()
     }
 
     fn blocks(&self, data: Data) -> Vec<Block> {
@@ -231,7 +228,7 @@ impl Writer<'_> {
         }
         for &within in &block.within {
             let id = shape.neuron(block.layer * shape.layer_width() + within as usize);
-            let rows: &[&NeuronRow] = self.view.neurons.get(&id).map_or(&[], |served| served.rows.as_slice());
+            let rows = self.view.neurons.get(&id).map(|served| served.rows.as_slice()).unwrap_or_default();
             let serves = |&language: &usize| rows.iter().any(|row| row.language == self.activity.languages()[language]);
             let bits = |languages: &[usize]| (0..).zip(languages).map(|(bit, language)| u8::from(serves(language)) << bit).sum::<u8>();
             content.extend(leaves.chunks(8).map(bits));

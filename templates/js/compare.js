@@ -1,31 +1,25 @@
 // Two languages of a model beside each other: "#a=mlt_Latn&b=ita_Latn".
 (() => {
   "use strict";
-  const { t, tn, el, percent, integer } = ATLAS;
+  const { t, tn, el, button, percent, integer } = ATLAS;
   const either = (...names) => names.map(ATLAS.id).find(Boolean);
   const out = either("compare-out", "compared"), place = out && out.closest("[data-shards]"), choices = [either("compare-a", "a"), either("compare-b", "b")];
   if (!place || !choices[0] || !choices[1]) { return; }
   const isolated = text => "\u2068" + text + "\u2069";
   const model = () => ATLAS.model(place.getAttribute("data-shards"));
-  const svg = (name, attributes, ...children) => {
-    const element = document.createElementNS("http:" + "//www.w3.org/2000/svg", name);
-    for (const key in attributes) { element.setAttribute(key, attributes[key]); }
-    element.append(...children);
-    return element;
-  };
-
   // Shares per layer of both languages, one line each, as the depth profiles are drawn.
   const profile = (m, a, b, names) => {
-    const height = m.layers <= 8 ? 36 : m.layers <= 16 ? 24 : m.layers <= 40 ? 15 : 10, shares = [a, b].map(list => Array.from(list.counts, count => list.n ? count / list.n : 0));
-    const most = Math.max(0.01, ...shares.flat()), y = layer => (m.layers - layer - 0.5) * height;
-    const stem = (own, shift) => own.map((share, layer) => "M0 " + (y(layer) + shift) + "H" + (1000 * share / most).toFixed(1)).join("");
-    const title = svg("title", {}, document.createTextNode(t("Depth profiles of {a} and {b}", { a: names[0], b: names[1] })));
-    const drawing = svg("svg", { class: "plot", width: "100%", height: m.layers * height, viewBox: "0 0 1000 " + m.layers * height, preserveAspectRatio: "none", role: "img" },
-      title, svg("path", { class: "c-a", d: stem(shares[0], -height / 6) }), svg("path", { class: "c-b", d: stem(shares[1], height / 6) }));
+    const height = ATLAS.rowHeight(m.layers), shares = [a, b].map(list => Array.from(list.counts, count => list.n ? count / list.n : 0));
+    const most = Math.max(0.01, ...shares.flat()), points = own => own.map((share, layer) => (layer ? "L" : "M") + (1000 * share / most).toFixed(1) + " " + (m.layers - layer - 0.5) * height).join("");
+    const drawing = ATLAS.svg("svg", { class: "plot", width: "100%", height: m.layers * height, viewBox: "0 0 1000 " + m.layers * height, preserveAspectRatio: "none", role: "img" },
+      ATLAS.svg("title", {}, t("Depth profiles of {a} and of {b}", { a: names[0], b: names[1] })), ATLAS.svg("path", { class: "grid", d: "M0 0v" + m.layers * height + "M1000 0v" + m.layers * height }),
+      ATLAS.svg("path", { class: "l-b", d: points(shares[1]) }), ATLAS.svg("path", { class: "l-a", d: points(shares[0]) }));
+    const key = (name, kind) => el("li", null, ATLAS.svg("svg", { width: 26, height: 14, viewBox: "0 0 26 14", "aria-hidden": "true", focusable: "false" }, ATLAS.svg("path", { class: kind, d: "M0 7h26" })), " ", name);
     const table = el("table", { class: "data" }, el("caption", null, t("Share of each language’s neurons, layer by layer")),
       el("thead", null, el("tr", null, [t("Layer"), ...names].map((text, i) => el("th", { scope: "col", class: i ? "n" : null }, text)))),
       el("tbody", null, shares[0].map((_, layer) => el("tr", null, el("th", { scope: "row" }, String(layer)), shares.map(own => el("td", { class: "n" }, percent(own[layer]))))).reverse()));
-    return [drawing, el("details", null, el("summary", null, t("The profiles as a table")), el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": t("The profiles as a table") }, table))];
+    return [el("div", { class: "depth", dir: "ltr" }, ATLAS.axis(m.layers, height), drawing, el("p", { class: "axis-x axis-note ends" }, el("span", null, percent(0)), el("span", null, percent(most)))),
+      el("ul", { class: "plain inline key" }, key(names[0], "l-a"), key(names[1], "l-b")), el("details", null, el("summary", null, t("The profiles as a table")), el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": t("The profiles as a table") }, table))];
   };
 
   let turn = 0;
@@ -77,9 +71,11 @@
       el("dl", { class: "stats" }, stat(t("only {name}", { name: nameA }), integer(a.n - shared.length)), stat(t("both"), integer(shared.length)), stat(t("only {name}", { name: nameB }), integer(b.n - shared.length)),
         stat("Jaccard", number(pair ? pair.jaccard : null)), stat(t("cosine of all activity"), number(pair ? pair.cosine : null))),
       el("p", null, link(languages[0]), " · ", link(languages[1])),
-      el("figure", { class: "fig" }, el("figcaption", null, t("Where {a} and {b} differ: blue neurons fire more for {a}, amber ones for {b}.", { a: nameA, b: nameB })), map.element),
-      el("figure", { class: "fig" }, el("figcaption", null, t("Depth profiles: the upper bar of every layer is {a}, the lower one {b}.", { a: nameA, b: nameB })), el("div", { class: "depth" }, ...profile(m, a, b, names))),
+      el("figure", { class: "fig" }, el("figcaption", null, t("Where {a} and {b} differ: blue neurons fire more for {a}, amber ones for {b}.", { a: nameA, b: nameB })), map.tools, map.element, el("p", { class: "get" }, button("PNG", null, { "data-png": "compare-" + first + "-" + second }))),
+      el("figure", { class: "fig" }, el("figcaption", null, t("Where the neurons of each lie: share per layer.")), profile(m, a, b, names)),
       ...(rows.length ? [el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": t("Neurons in common") }, table)] : []));
+    const heading = place.querySelector("h2");
+    if (heading) { heading.textContent = t("{a} and {b}", { a: nameA, b: nameB }); }
     out.removeAttribute("aria-busy");
     await map.start();
     ATLAS.compared = { map, first, second };

@@ -43,7 +43,7 @@
       const { model } = this;
       this.width = model.layerWidth;
       this.layers = model.layers;
-      this.rowHeight = this.layers <= 8 ? 36 : this.layers <= 16 ? 24 : this.layers <= 40 ? 15 : 10;
+      this.rowHeight = ATLAS.rowHeight(this.layers);
       this.left = 0;
       this.scale = 0;
       this.byIndex = false;
@@ -52,12 +52,13 @@
       this.tip = el("p", { class: "tip", "aria-hidden": "true", hidden: true });
       this.line = el("p", { class: "zoom-line", role: "status" }, t("Arrow keys move, plus and minus zoom, Enter opens a neuron."));
       this.box = el("div", { class: "zoom-box" }, this.canvas, this.tip);
+      this.frame = el("div", { class: "zoom-frame", dir: "ltr" }, ATLAS.axis(this.layers, this.rowHeight), this.box);
       this.strip = el("canvas", { class: "zoom-overview", "aria-hidden": "true" });
       this.tools = el("div", { class: "zoom-tools", role: "group", "aria-label": t("Map") },
         button("+", () => this.zoom(2), { class: "tool", "aria-label": t("Closer") }),
         button("−", () => this.zoom(0.5), { class: "tool", "aria-label": t("Further") }),
         button(t("Whole map"), () => this.to(0, this.smallest()), { class: "tool" }), this.menu());
-      this.element = el("div", { class: "zoom" }, this.tools, el("p", { class: "axis-note" }, t("↑ last layer ({n})", { n: this.layers - 1 })), this.box,
+      this.element = el("div", { class: "zoom" }, el("p", { class: "axis-note" }, t("↑ last layer ({layer})", { layer: this.layers - 1 })), this.frame,
         el("p", { class: "axis-note" }, t("↓ first layer (0)")), this.strip, this.line, this.legend = el("p", { class: "zoom-key" }));
       this.listen();
     }
@@ -260,12 +261,13 @@
       }
       const strip = this.strip.getContext("2d");
       strip.clearRect(0, 0, columns, 6);
+      this.frames = (this.frames || 0) + 1;
+      if (this.scale <= this.smallest() * 1.001) { return; }
       strip.fillStyle = this.ink;
       strip.globalAlpha = 0.18;
       strip.fillRect(0, 2, columns, 2);
       strip.globalAlpha = 1;
       strip.fillRect(this.left / width * columns, 0, Math.max(4 * fine, this.pixels / this.scale / width * columns), 6);
-      this.frames = (this.frames || 0) + 1;
     }
 
     // What is under a point of the screen: in a crowd, the neuron that matters most.
@@ -391,6 +393,18 @@
   ATLAS.NeuronMap = NeuronMap;
   ATLAS.level = v => percent(ATLAS.probability(Math.min(255, v * 16 + 7.5)));
 
+  // The numbers of the layers beside a drawing: all where there is room, else every fifth and the last.
+  ATLAS.svg = (name, attributes, ...children) => {
+    const element = doc.createElementNS("http:" + "//www.w3.org/2000/svg", name);
+    for (const key in attributes) { element.setAttribute(key, attributes[key]); }
+    element.append(...children);
+    return element;
+  };
+  ATLAS.rowHeight = layers => layers <= 8 ? 36 : layers <= 16 ? 24 : layers <= 40 ? 15 : 10;
+  ATLAS.axis = (layers, height) => ATLAS.svg("svg", { class: "axis-y", width: 26, height: layers * height, "aria-hidden": "true", focusable: "false" },
+    ...Array.from({ length: layers }, (_, i) => i).filter(i => layers <= 12 || i === layers - 1 || i % 5 === 0 && i < layers - 2)
+      .map(i => ATLAS.svg("text", { x: 17, y: (layers - i) * height - height / 2 + 4, "text-anchor": "end" }, String(i))));
+
   // What a map says of a neuron in one language.
   ATLAS.said = (model, name, layer, within, q, level, served) => {
     const share = q === null ? t("about {share}", { share: ATLAS.level(level) }) : percent(ATLAS.probability(q));
@@ -405,7 +419,7 @@
   const figure = doc.querySelector("figure[data-map]");
   if (!figure) { return; }
   const code = figure.getAttribute("data-language"), model = () => ATLAS.model(figure.getAttribute("data-shards"));
-  const fixed = figure.querySelector(".map"), tools = figure.querySelector(".map-tools") || fixed.parentNode.insertBefore(el("div", { class: "map-tools" }), fixed);
+  const fixed = figure.querySelector(".map"), tools = figure.querySelector(".map-tools");
   const opener = button(t("Zoom to single neurons"), () => open(true), { class: "tool", "aria-expanded": "false" });
   let map = null, opening = null;
   tools.prepend(opener);
@@ -448,9 +462,9 @@
     }
     opener.setAttribute("aria-expanded", "true");
     opener.textContent = t("Back to the drawing");
-    if (!map.element.isConnected) { fixed.after(map.element); }
+    if (!map.element.isConnected) { fixed.after(map.element); tools.append(map.tools); }
     fixed.hidden = true;
-    map.element.hidden = false;
+    map.element.hidden = map.tools.hidden = false;
     map.resize();
     map.paint();
     figure.dataset.opened = Math.round(performance.now() - started);
@@ -459,7 +473,7 @@
   };
   const close = () => {
     fixed.hidden = false;
-    map.element.hidden = true;
+    map.element.hidden = map.tools.hidden = true;
     opener.setAttribute("aria-expanded", "false");
     opener.textContent = t("Zoom to single neurons");
     opener.focus();

@@ -13,7 +13,7 @@
   const mark = el("span", { class: "matrix-mark", "aria-hidden": "true", hidden: true }), tip = el("p", { class: "tip", "aria-hidden": "true", hidden: true });
   matrix.replaceWith(box);
   box.append(matrix, mark, tip);
-  box.after(line);
+  (box.closest(".square") || box).after(line);
   let row = 0, column = Math.min(1, size - 1);
   const number = value => value === null ? "–" : value.toLocaleString(ATLAS.locale, { minimumFractionDigits: 2, maximumFractionDigits: 2, numberingSystem: "latn" });
   const show = async (r, c, speak) => {
@@ -35,6 +35,23 @@
     tip.style.top = parseFloat(mark.style.top) + parseFloat(mark.style.height) + 6 + "px";
     if (speak) { line.textContent = text; }
   };
+  // The other measures, drawn over the picture of the page: from their least to their most over all pairs.
+  const cividis = [[0, 34, 78], [18, 53, 112], [59, 73, 108], [87, 93, 109], [112, 113, 115], [138, 134, 120], [165, 156, 116], [195, 179, 105], [225, 204, 85], [254, 232, 56]];
+  const measures = ATLAS.all("input[name=measure]", figure), other = el("canvas", { class: "matrix-other", width: size, height: size, "aria-hidden": "true", hidden: true });
+  matrix.after(other);
+  const draw = async measure => {
+    const pair = await m.overlap(), at = codes.map(code => m.index(code)), values = [];
+    for (let r = 0; r < size; r++) { for (let c = 0; c < size; c++) { values.push(r === c ? null : pair(at[r], at[c])[measure.value]); } }
+    const known = values.filter(v => v !== null), least = Math.min(...known), most = Math.max(...known), paint = other.getContext("2d"), image = paint.createImageData(size, size);
+    values.forEach((v, i) => {
+      const colour = v === null ? [128, 128, 128] : cividis[Math.min(9, Math.floor(10 * (v - least) / (most - least || 1)))];
+      image.data.set([...colour, v === null ? 60 : 255], 4 * i);
+    });
+    paint.putImageData(image, 0, 0);
+    other.hidden = measure.value === "jaccard";
+    line.textContent = t("{measure}: from {least} to {most}", { measure: measure.closest("label").textContent.trim(), least: number(least), most: number(most) });
+  };
+  measures.forEach(measure => measure.addEventListener("change", () => draw(measure)));
   const spot = e => {
     const here = matrix.getBoundingClientRect(), view = matrix.viewBox.baseVal, [x0, y0, unit] = (figure.getAttribute("data-grid") || "0 0 " + view.width / size).split(" ").map(Number), k = here.width / view.width;
     return [Math.floor(((e.clientY - here.top) / k - y0) / unit), Math.floor(((e.clientX - here.left) / k - x0) / unit)];

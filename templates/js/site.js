@@ -32,7 +32,7 @@ self.ATLAS = self.ATLAS || {};
       else if (value === true) { element.setAttribute(key, ""); }
       else if (value !== false && value != null) { element.setAttribute(key, value); }
     }
-    element.append(...children.flat().filter(child => child != null && child !== false));
+    element.append(...children.flat(Infinity).filter(child => child != null && child !== false));
     return element;
   };
   const button = (text, act, attributes) => el("button", Object.assign({ type: "button", onclick: act }, attributes), text);
@@ -223,7 +223,7 @@ self.ATLAS = self.ATLAS || {};
   }
 
   // A figure as PNG: its caption, its drawings and their notes, painted on a canvas twice as fine as the screen.
-  const styles = ["fill", "stroke", "stroke-width", "stroke-linecap", "stroke-dasharray", "stroke-opacity", "fill-opacity", "opacity", "vector-effect", "font", "text-anchor", "display", "visibility"];
+  const styles = ["fill", "stroke", "stroke-width", "stroke-linecap", "stroke-dasharray", "stroke-opacity", "fill-opacity", "opacity", "vector-effect", "font-family", "font-size", "font-weight", "text-anchor", "display", "visibility"];
   const pictured = svg => {
     const copied = svg.cloneNode(true), from = [svg, ...all("*", svg)], to = [copied, ...all("*", copied)];
     from.forEach((node, i) => {
@@ -256,7 +256,7 @@ self.ATLAS = self.ATLAS || {};
   const png = async (figure, name) => {
     const shown = node => { const box = node.getBoundingClientRect(); return box.width > 0 && box.height > 0; };
     const drawings = all("svg,canvas", figure).filter(node => shown(node) && !node.closest("button,.key,.get,.under,table,details"));
-    const notes = all(".axis-note", figure).filter(shown), caption = figure.querySelector("figcaption");
+    const notes = all(".axis-note", figure).flatMap(note => note.children.length ? [...note.children] : [note]).filter(shown), caption = figure.querySelector("figcaption");
     const boxes = [...drawings, ...notes].map(node => node.getBoundingClientRect());
     const left = Math.min(...boxes.map(b => b.left)), top = Math.min(...boxes.map(b => b.top));
     const width = Math.max(...boxes.map(b => b.right)) - left, height = Math.max(...boxes.map(b => b.bottom)) - top;

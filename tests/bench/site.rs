@@ -30,8 +30,17 @@ fn main() {
     }
     let start = Instant::now();
     let atlas = Atlas::open(&folder.join("atlas")).expect("an atlas");
-    let report = render(&[atlas], &folder.join("site"), full);
-    println!("site: {} pages, {:.1} s, peak memory {} MB", report.pages, start.elapsed().as_secs_f64(), peak());
+    let data = if full { site::Data::Full } else { site::Data::Default };
+    let options = site::Options { data, ..site::Options::default() };
+    let report = site::render_with(&[atlas], &folder.join("site"), &options).expect("a site can be written there");
+    println!(
+        "site: {} pages, {} files, {:.1} MB, {:.1} s, peak memory {} MB",
+        report.pages,
+        report.files,
+        report.bytes as f64 / 1e6,
+        start.elapsed().as_secs_f64(),
+        peak()
+    );
 }
 
 /// The most memory that this process has held, in MB.
