@@ -309,7 +309,7 @@ impl<'a> Ablation<'a> {
         let art = self.art();
         let title = format!("Ablation matrix of {}", self.view.model.id);
         let side = 860.0;
-        let mut picture = figure::Picture::new(1080, side as usize + 40, &title, &self.caption(spot), &figure::source(self.view));
+        let mut picture = figure::Picture::new(1080, side as usize + 74, &title, &self.caption(spot), &figure::source(self.view));
         let cells: String = art["cells"]
             .as_array()
             .into_iter()
@@ -317,11 +317,11 @@ impl<'a> Ablation<'a> {
             .map(|cell| format!("<path class=\"q{}\" d=\"{}\"/>", cell["step"], cell["d"].as_str().unwrap_or_default()))
             .collect();
         let square = side / self.rows.len() as f64;
-        for (at, code) in self.rows.iter().enumerate().filter(|_| square > 5.0) {
-            picture.text(170.0, (at as f64 + 0.5) * square + 12.0, "end", &code.to_string());
+        for (at, code) in self.rows.iter().enumerate() {
+            picture.name(170.0, (at as f64 + 0.5) * square + 8.0, square, &code.to_string());
         }
         picture.plot((180.0, 8.0), (side, side), (self.columns.len(), self.rows.len()), &format!("<g class=\"cells\">{cells}</g>"));
         picture.text(180.0, side + 28.0, "start", "Rows: neurons switched off. Columns: language measured, in the same order.");
-        picture.finish()
+        picture.scale(180.0, side + 40.0, self.largest(), "nats per token").finish()
     }
 }

@@ -55,12 +55,9 @@ pub enum Marks {
 
 impl Marks {
     fn of(view: &View, total: usize) -> Self {
-        let layers = view.model.layers;
-        let mut fullest = vec![0usize; layers];
-        view.neurons.keys().for_each(|id| fullest[id.layer] += 1);
-        match fullest.into_iter().max() {
-            Some(most) if most > view.columns() / 2 => Self::Ridges,
-            _ if total <= 80 && layers <= 40 => Self::Pins,
+        match total {
+            _ if crowded(view) => Self::Ridges,
+            ..=80 if view.model.layers <= 40 => Self::Pins,
             _ => Self::Strokes,
         }
     }
@@ -72,6 +69,25 @@ impl Marks {
             Self::Ridges => "ridges",
         }
     }
+}
+
+/// Whether a layer has more selected neurons than its columns can show one by one.
+pub fn crowded(view: &View) -> bool {
+    let mut fullest = vec![0usize; view.model.layers];
+    view.neurons.keys().for_each(|id| fullest[id.layer] += 1);
+    fullest.into_iter().max().is_some_and(|most| most > view.columns() / 2)
+}
+
+/// The silhouettes of a map as numbers: layer, bin, and the neurons that stand there (all selected, the language's, its alone).
+pub fn map_bins(view: &View, rows: &[MapRow]) -> Vec<Vec<String>> {
+    let mut lines = Vec::new();
+    for (layer, row) in rows.iter().enumerate() {
+        let [all, own, specific] = binned(row, view.columns());
+        for bin in (0..BINS).filter(|&bin| own[bin] > 0) {
+            lines.push([layer, bin, all[bin], own[bin], specific[bin]].map(|n| n.to_string()).to_vec());
+        }
+    }
+    lines
 }
 
 /// One layer of a neuron map: columns of the neurons that serve the language alone, it and others, and others only.
@@ -229,6 +245,10 @@ pub fn depth(bands: &[Band], own: Option<&[f64]>, axis_max: f64) -> Value {
     })
 }
 
+fn trimmed_to(value: f64, places: usize) -> String {
+    format!("{value:.places$}")
+}
+
 fn trimmed(value: f64) -> String {
     let text = format!("{value:.1}");
     text.strip_suffix(".0").unwrap_or(&text).to_owned()
@@ -304,7 +324,7 @@ const STYLE: &str = "text{font:12px system-ui,'Noto Sans',Arial,sans-serif;fill:
 .c{font-size:13px;fill:#1b1f24}path{fill:none;vector-effect:non-scaling-stroke}.rule,.grid{stroke:#dcddd6}.m-own,.d-stem,.d-dot{stroke:#0b3d91;stroke-width:2}\
 .m-shared{stroke:#a5620a;stroke-width:2}.m-other{stroke:#8b9097}.r-own{fill:#0b3d91}.r-shared{fill:#d08a2e}.r-all{fill:#d3d6cf}.disc,.ring{stroke-width:9;stroke-linecap:round}\
 .hole{stroke:#fff;stroke-width:4.5;stroke-linecap:round}.d-band{stroke:#d3d6cf}.d-mean{stroke:#565d66;stroke-width:2}.d-dot{stroke-width:8;stroke-linecap:round}\
-.branch{stroke:#868c93}.o-bar{fill:#0b3d91}.cells path{vector-effect:none}";
+.branch{stroke:#868c93}.o-bar{fill:#0b3d91}.cells path{vector-effect:none;shape-rendering:crispEdges}";
 const CIVIDIS: [&str; STEPS] =
     ["#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838"];
 
@@ -323,6 +343,25 @@ impl Picture {
         let y = y + self.top as f64;
         let _ = write!(self.body, "<text x=\"{}\" y=\"{}\" text-anchor=\"{anchor}\">{}</text>", trimmed(x), trimmed(y), escaped(text));
         self
+    }
+
+    /// A name beside a row that is so high: as large as fits.
+    pub fn name(&mut self, x: f64, y: f64, row: f64, text: &str) -> &mut Self {
+        let (size, y) = (row.clamp(2.0, 12.0), y + self.top as f64 + row.min(12.0) * 0.35);
+        let _ = write!(
+            self.body,
+            "<text x=\"{}\" y=\"{}\" text-anchor=\"end\" style=\"font-size:{}px\">{}</text>",
+            trimmed(x), trimmed(y), trimmed(size), escaped(text)
+        );
+        self
+    }
+
+    /// The colours of a matrix from nothing to the largest value.
+    pub fn scale(&mut self, x: f64, y: f64, largest: f64, label: &str) -> &mut Self {
+        let boxes: String = (0..STEPS).map(|step| format!("<path class=\"q{step}\" d=\"M{step}.5 0v1\"/>")).collect();
+        self.plot((x, y), (300.0, 12.0), (STEPS, 1), &format!("<g class=\"cells\">{boxes}</g>"));
+        let end = trimmed_to(largest, 2);
+        self.text(x, y + 26.0, "start", "0").text(x + 300.0, y + 26.0, "end", &end).text(x + 312.0, y + 11.0, "start", label)
     }
 
     /// A part with its own coordinates, stretched to a box.

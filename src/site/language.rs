@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{
-    Files, Sheet, SiteError, Spot,
+    Data, Files, Sheet, SiteError, Spot,
     figure::{self, MapRow},
     view::View,
     words,
@@ -19,7 +19,7 @@ use crate::{
 /// Neurons that the table shows.
 const SHOWN: usize = 100;
 /// The same where layers are wide: the tables of a hundred languages must fit on a phone's plan.
-const SHOWN_OF_MANY: usize = 40;
+const SHOWN_OF_MANY: usize = 25;
 /// Names that a cell shows before "and 12 more".
 const NAMED: usize = 4;
 
@@ -30,6 +30,8 @@ pub struct Subject<'a> {
     rows: &'a [NeuronRow],
     specific: usize,
     map: Vec<MapRow>,
+    /// Whether the model has too many neurons to draw or list one by one.
+    crowded: bool,
     /// The name inside a sentence.
     name: String,
 }
@@ -37,8 +39,15 @@ pub struct Subject<'a> {
 impl<'a> Subject<'a> {
     pub fn new(view: &'a View<'a>, language: &'a LanguageRow) -> Self {
         let (_, specific) = view.sizes(language.code);
-        let map = figure::map_rows(view, language.code);
-        Self { view, language, rows: view.tables.of(language.code), specific, map, name: words::isolated(&language.name) }
+        Self {
+            map: figure::map_rows(view, language.code),
+            crowded: figure::crowded(view),
+            rows: view.tables.of(language.code),
+            name: words::isolated(&language.name),
+            view,
+            language,
+            specific,
+        }
     }
 
     pub fn sheet(&self, spot: &Spot, downloads: &Value) -> Sheet {
@@ -205,12 +214,13 @@ impl<'a> Subject<'a> {
 
     fn map(&self, spot: &Spot) -> Value {
         let view = self.view;
-        // Where silhouettes are drawn, the neurons of other languages are too many to list on every page.
-        let others = |row: &MapRow| (view.neurons.len() <= 4 * view.columns()).then(|| row.others.clone());
+        // Where silhouettes are drawn, the columns of single neurons are neither seen nor listed.
+        let listed = |columns: &Vec<usize>| (!self.crowded).then(|| columns.clone());
         let rows = self.map.iter().enumerate().map(|(layer, row)| {
             json!({
-                "layer": layer, "total": row.specific.len() + row.shared.len(), "specific": row.specific, "shared": row.shared,
-                "others": others(row), "others_count": row.others.len(),
+                "layer": layer, "total": row.specific.len() + row.shared.len(), "specific_count": row.specific.len(),
+                "shared_count": row.shared.len(), "others_count": row.others.len(), "specific": listed(&row.specific),
+                "shared": listed(&row.shared), "others": listed(&row.others),
             })
         });
         let width = view.model.shape().layer_width();
@@ -338,7 +348,7 @@ impl<'a> Subject<'a> {
     }
 
     fn neurons(&self, spot: &Spot) -> Value {
-        let shown = if self.view.neurons.len() > 4 * self.view.columns() { SHOWN_OF_MANY } else { SHOWN };
+        let shown = if self.crowded { SHOWN_OF_MANY } else { SHOWN };
         let mut rows: Vec<&NeuronRow> = self.rows.iter().collect();
         rows.sort_by_key(|row| row.rank);
         let name = self.name.as_str();
@@ -562,7 +572,7 @@ impl<'a> Subject<'a> {
     }
 
     /// Writes the mask in every format and lists the files.
-    pub fn downloads(&self, files: &Files) -> Result<Value, SiteError> {
+    pub fn downloads(&self, files: &Files, data: Data) -> Result<Value, SiteError> {
         let (view, code) = (self.view, self.language.code);
         let Some(rate) = view.rate() else { return Ok(json!([])) };
         let table = format!("data/neurons/{}/{}.parquet", view.folder, view.method);
@@ -587,7 +597,9 @@ impl<'a> Subject<'a> {
             (MaskFormat::Pth, "pth", "PyTorch"),
         ];
         let mut listed = Vec::new();
-        for (format, extension, name) in formats.into_iter().filter(|(format, ..)| format.holds(shape)) {
+        // Lists of integers for old scripts are as large as all the others together, and `mask --format pth` makes them.
+        let wanted = |format: MaskFormat| format.holds(shape) && (format != MaskFormat::Pth || data == Data::Full);
+        for (format, extension, name) in formats.into_iter().filter(|(format, ..)| wanted(*format)) {
             let file = format!("{code}.{extension}");
             let bytes = match masks.bytes(format)? {
                 Some(bytes) => bytes,
@@ -619,9 +631,16 @@ impl<'a> Subject<'a> {
             ]
         });
         let head = ["layer", "expert", "neuron", "column", "languages", "rank", "probability", "entropy"];
+        // A figure's file holds what the figure shows; single neurons of a large model are in the Parquet file.
+        let map_csv = if self.crowded {
+            let head = ["layer", "place_of_128", "selected_neurons", "of_this_language", "of_this_language_only"];
+            figure::csv(&head, figure::map_bins(view, &self.map))
+        } else {
+            figure::csv(&head, neurons)
+        };
         vec![
             (format!("figures/{code}-map.svg"), figure::map_picture(view, &art["map"], &title("Neuron map"), caption)),
-            (format!("figures/{code}-map.csv"), figure::csv(&head, neurons)),
+            (format!("figures/{code}-map.csv"), map_csv),
             (format!("figures/{code}-depth.svg"), figure::depth_picture(view, &art["depth"], depth, &title("Depth profile"))),
             (
                 format!("figures/{code}-depth.csv"),

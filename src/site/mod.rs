@@ -155,6 +155,7 @@ struct Site<'a> {
     locales: Vec<&'static Locale>,
     assets: Assets,
     url: Option<SiteUrl>,
+    data: Data,
 }
 
 /// What a page says: its data, of which the JSON twin is made, and the paths of its pictures, which are none.
@@ -262,7 +263,7 @@ impl<'a> Site<'a> {
             });
         }
         let assets = Assets::new(&locales)?;
-        Ok(Self { views, locales, assets, url: options.url.clone() })
+        Ok(Self { views, locales, assets, url: options.url.clone(), data: options.data })
     }
 
     fn spot(&self, view: &'a View<'a>, locale: &'static Locale, name: &str) -> Spot<'_> {
@@ -271,7 +272,7 @@ impl<'a> Site<'a> {
 
     fn write_language(&self, files: &Files, view: &'a View<'a>, language: &LanguageRow) -> Result<(), SiteError> {
         let subject = language::Subject::new(view, language);
-        let downloads = subject.downloads(files)?;
+        let downloads = subject.downloads(files, self.data)?;
         let code = language.code.to_string();
         for locale in &self.locales {
             let spot = self.spot(view, locale, &code);

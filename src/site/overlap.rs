@@ -20,6 +20,7 @@ pub fn sheet(spot: &Spot) -> Sheet {
     let width = (size as f64 * BRANCHES / 100.0).max(2.0);
     let art = json!({
         "size": size,
+        "top": top,
         "cells": figure::matrix((size, size), jaccard, top),
         "tree_width": width,
         "tree": figure::dendrogram(view, width),
@@ -153,7 +154,7 @@ fn picture(view: &View, art: &Value, caption: &str) -> Vec<u8> {
     let square = side / size as f64;
     let names = 150.0;
     let title = format!("Languages that share neurons of {}", view.model.id);
-    let mut picture = figure::Picture::new(1500, side as usize + 30, &title, caption, &figure::source(view));
+    let mut picture = figure::Picture::new(1500, side as usize + 56, &title, caption, &figure::source(view));
     let cells: String = art["cells"]
         .as_array()
         .into_iter()
@@ -163,11 +164,11 @@ fn picture(view: &View, art: &Value, caption: &str) -> Vec<u8> {
     for (at, code) in view.tree.leaves.iter().enumerate() {
         let name = view.language(*code).map_or_else(|| code.to_string(), |language| language.name.clone());
         let short: String = name.chars().take(22).collect();
-        picture.text(130.0 + names - 6.0, (at as f64 + 0.5) * square + 12.0, "end", &short);
+        picture.name(130.0 + names - 6.0, (at as f64 + 0.5) * square + 8.0, square, &short);
     }
     let tree = format!("<path class=\"branch\" d=\"{}\"/>", art["tree"].as_str().unwrap_or_default());
     let width = art["tree_width"].as_f64().unwrap_or(2.0).ceil() as usize;
     picture.plot((20.0, 8.0), (100.0, side), (width, size), &tree);
     picture.plot((130.0 + names, 8.0), (side, side), (size, size), &format!("<g class=\"cells\">{cells}</g>"));
-    picture.finish()
+    picture.scale(130.0 + names, side + 20.0, art["top"].as_f64().unwrap_or(1.0), "Jaccard index").finish()
 }
