@@ -182,12 +182,16 @@ impl<'a> Pair<'a> {
         let height = figure::row_height(view.model.layers).max(16);
         let reach = height / 2 - 1;
         let layers = view.model.layers;
-        let (mut up, mut down, mut through) =
-            (vec![BTreeSet::new(); layers], vec![BTreeSet::new(); layers], vec![BTreeSet::new(); layers]);
-        let column = |row: &NeuronRow| view.neurons[&row.id()].column;
-        self.only[0].iter().for_each(|row| drop(up[row.layer].insert(column(row))));
-        self.only[1].iter().for_each(|row| drop(down[row.layer].insert(column(row))));
-        self.both.iter().for_each(|(row, _)| drop(through[row.layer].insert(column(row))));
+        let columns = |rows: &mut dyn Iterator<Item = &NeuronRow>| {
+            let mut columns = vec![BTreeSet::new(); layers];
+            for row in rows {
+                columns[row.layer].insert(view.neurons[&row.id()].column);
+            }
+            columns
+        };
+        let up = columns(&mut self.only[0].iter().copied());
+        let down = columns(&mut self.only[1].iter().copied());
+        let through = columns(&mut self.both.iter().map(|(row, _)| *row));
         let path = |columns: &BTreeSet<usize>, tail: &str| columns.iter().fold(String::new(), |mut path, x| {
             let _ = write!(path, "M{x} {tail}");
             path

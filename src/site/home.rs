@@ -80,7 +80,15 @@ fn notes(spot: &Spot) -> Vec<String> {
         "A neuron that fires for a language need not cause anything: this atlas shows where activity is, not what would happen without it.",
         &[],
     );
-    view.atlas.manifest.remarks.iter().chain(&view.result.notes).cloned().chain(routing(spot)).chain([last]).collect()
+    let said = view.atlas.manifest.remarks.iter().chain(&view.result.notes).cloned();
+    said.chain(imported(spot)).chain(routing(spot)).chain([last]).collect()
+}
+
+/// What a reader should know of masks that others made.
+pub fn imported(spot: &Spot) -> Option<String> {
+    spot.view.identify.origin.as_ref().map(|origin| {
+        spot.say("Probabilities are unknown: these masks were imported from {origin}.", &[("origin", origin)])
+    })
 }
 
 /// What a reader should know of a model with experts.

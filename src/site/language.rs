@@ -76,7 +76,7 @@ impl<'a> Subject<'a> {
             "snippets": self.snippets(),
             "citation": self.citation(),
             "provenance": self.provenance(spot),
-            "caveats": [
+            "caveats": super::home::imported(spot).into_iter().chain([
                 spot.say("Activation is not cause: these neurons fire for the language; whether the model needs them is a separate question.", &[]),
                 spot.count(
                     self.view.languages.len(),
@@ -85,7 +85,7 @@ impl<'a> Subject<'a> {
                     &[],
                 ),
                 spot.say("Much of what such neurons follow can be the script rather than the language.", &[]),
-            ],
+            ]).collect::<Vec<_>>(),
             "previous": self.beside(-1),
             "next": self.beside(1),
         });
@@ -393,7 +393,7 @@ impl<'a> Subject<'a> {
             "layer": row.layer,
             "index": row.neuron,
             "rank": row.rank,
-            "rank_text": spot.integer(row.rank as usize + 1),
+            "rank_text": row.rank.map_or_else(|| "–".to_owned(), |rank| spot.integer(rank as usize + 1)),
             "probability": row.probability,
             "probability_text": decimals(row.probability, 3),
             "entropy_text": decimals(row.entropy, 2),
@@ -627,7 +627,7 @@ impl<'a> Subject<'a> {
             let column = view.neurons[&row.id()].column;
             vec![
                 row.layer.to_string(), row.expert.to_string(), row.neuron.to_string(), column.to_string(), row.languages.to_string(),
-                (row.rank + 1).to_string(), number(row.probability), number(row.entropy),
+                row.rank.map_or_else(String::new, |rank| (rank + 1).to_string()), number(row.probability), number(row.entropy),
             ]
         });
         let head = ["layer", "expert", "neuron", "column", "languages", "rank", "probability", "entropy"];
