@@ -95,10 +95,7 @@ pub fn provenance(spot: &Spot) -> Vec<(String, String)> {
     rows.extend(view.identify.origin.clone().map(|origin| (spot.say("Imported from", &[]), origin)));
     rows.extend([
         (spot.say("Method", &[]), arithmetic),
-        (
-            spot.say("Top rate", &[]),
-            parameters.top_rates.iter().map(f64::to_string).collect::<Vec<_>>().join(", "),
-        ),
+        (spot.say("Top rate", &[]), parameters.top_rates.iter().map(f64::to_string).collect::<Vec<_>>().join(", ")),
         (spot.say("Filter rate", &[]), parameters.filter_rate.map_or_else(none, |rate| rate.to_string())),
         (spot.say("Activation bar", &[]), parameters.activation_bar.map_or_else(none, |rate| rate.to_string())),
         (spot.say("Languages compared", &[]), spot.integer(parameters.languages.len())),

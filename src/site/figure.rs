@@ -129,11 +129,8 @@ pub fn map_as(marks: Marks, columns: usize, rows: &[MapRow]) -> Value {
     let height = row_height(layers);
     let scale = |share: f64| (height as f64 * share).round() as usize;
     let (full, half, low) = (scale(0.84), scale(0.46), scale(0.2));
-    let bins: Vec<[Vec<usize>; 3]> = if marks == Marks::Ridges {
-        rows.iter().map(|row| binned(row, columns)).collect()
-    } else {
-        Vec::new()
-    };
+    let bins: Vec<[Vec<usize>; 3]> =
+        if marks == Marks::Ridges { rows.iter().map(|row| binned(row, columns)).collect() } else { Vec::new() };
     let most = bins.iter().flat_map(|[all, ..]| all).copied().max().unwrap_or(1).max(1);
     let rows = rows.iter().enumerate().map(|(layer, row)| {
         let y = (layers - layer) * height;
@@ -144,7 +141,13 @@ pub fn map_as(marks: Marks, columns: usize, rows: &[MapRow]) -> Value {
                 // By the square root: a layer with few neurons is still seen beside one with many.
                 let tops: Vec<usize> = counts
                     .iter()
-                    .map(|&n| if n == 0 { 0 } else { (((n as f64 / most as f64).sqrt() * (height - 2) as f64).round() as usize).max(1) })
+                    .map(|&n| {
+                        if n == 0 {
+                            0
+                        } else {
+                            (((n as f64 / most as f64).sqrt() * (height - 2) as f64).round() as usize).max(1)
+                        }
+                    })
                     .collect();
                 silhouette(&tops)
             };
@@ -266,7 +269,8 @@ pub fn matrix(side: (usize, usize), value: impl Fn(usize, usize) -> Option<f64>,
                 x += 1;
                 continue;
             };
-            let run = (x..columns).take_while(|&x| value(y, x).map(|value| self::step(value, largest)) == Some(step)).count();
+            let run =
+                (x..columns).take_while(|&x| value(y, x).map(|value| self::step(value, largest)) == Some(step)).count();
             let _ = write!(paths[step], "M{x} {y}.5h{run}");
             x += run;
         }
@@ -305,7 +309,8 @@ pub fn dendrogram(view: &View, width: f64) -> String {
 pub fn ticks(largest: f64) -> (Vec<f64>, f64) {
     let largest = largest.max(1e-6);
     let power = 10f64.powf((largest / 4.0).log10().floor());
-    let step = [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().map(|n| n * power).find(|step| largest / step <= 5.0).unwrap_or(power);
+    let step =
+        [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().map(|n| n * power).find(|step| largest / step <= 5.0).unwrap_or(power);
     let steps = (largest / step - 1e-9).ceil().max(1.0);
     ((0..=steps as usize).map(|i| i as f64 * step).collect(), steps * step)
 }
@@ -341,7 +346,13 @@ impl Picture {
 
     pub fn text(&mut self, x: f64, y: f64, anchor: &str, text: &str) -> &mut Self {
         let y = y + self.top as f64;
-        let _ = write!(self.body, "<text x=\"{}\" y=\"{}\" text-anchor=\"{anchor}\">{}</text>", trimmed(x), trimmed(y), escaped(text));
+        let _ = write!(
+            self.body,
+            "<text x=\"{}\" y=\"{}\" text-anchor=\"{anchor}\">{}</text>",
+            trimmed(x),
+            trimmed(y),
+            escaped(text)
+        );
         self
     }
 
@@ -351,7 +362,10 @@ impl Picture {
         let _ = write!(
             self.body,
             "<text x=\"{}\" y=\"{}\" text-anchor=\"end\" style=\"font-size:{}px\">{}</text>",
-            trimmed(x), trimmed(y), trimmed(size), escaped(text)
+            trimmed(x),
+            trimmed(y),
+            trimmed(size),
+            escaped(text)
         );
         self
     }
@@ -361,7 +375,12 @@ impl Picture {
         let boxes: String = (0..STEPS).map(|step| format!("<path class=\"q{step}\" d=\"M{step}.5 0v1\"/>")).collect();
         self.plot((x, y), (300.0, 12.0), (STEPS, 1), &format!("<g class=\"cells\">{boxes}</g>"));
         let end = trimmed_to(largest, 2);
-        self.text(x, y + 26.0, "start", "0").text(x + 300.0, y + 26.0, "end", &end).text(x + 312.0, y + 11.0, "start", label)
+        self.text(x, y + 26.0, "start", "0").text(x + 300.0, y + 26.0, "end", &end).text(
+            x + 312.0,
+            y + 11.0,
+            "start",
+            label,
+        )
     }
 
     /// A part with its own coordinates, stretched to a box.
@@ -369,7 +388,12 @@ impl Picture {
         let _ = write!(
             self.body,
             "<svg x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" viewBox=\"0 0 {} {}\" preserveAspectRatio=\"none\" overflow=\"visible\">{content}</svg>",
-            trimmed(at.0), trimmed(at.1 + self.top as f64), trimmed(size.0), trimmed(size.1), view_box.0, view_box.1
+            trimmed(at.0),
+            trimmed(at.1 + self.top as f64),
+            trimmed(size.0),
+            trimmed(size.1),
+            view_box.0,
+            view_box.1
         );
         self
     }
@@ -414,7 +438,12 @@ pub fn map_picture(view: &View, art: &Value, title: &str, caption: &str) -> Vec<
     let width = art["width"].as_u64().unwrap_or(1) as usize;
     let mut plot = String::new();
     for row in art["rows"].as_array().into_iter().flatten() {
-        let _ = write!(plot, "<g transform=\"translate({} {})\"><path class=\"rule\" d=\"M0-.5h{width}\"/>", if ridges { "0" } else { ".5" }, row["y"]);
+        let _ = write!(
+            plot,
+            "<g transform=\"translate({} {})\"><path class=\"rule\" d=\"M0-.5h{width}\"/>",
+            if ridges { "0" } else { ".5" },
+            row["y"]
+        );
         for (class, kind) in classes.iter().zip(["others", "shared", "specific"]) {
             if row[kind] != "" {
                 let _ = write!(plot, "<path class=\"{class}\" d=\"{}\"/>", text(&row[kind]));
@@ -424,7 +453,8 @@ pub fn map_picture(view: &View, art: &Value, title: &str, caption: &str) -> Vec<
                 "specific" => vec![("m-own disc", "discs")],
                 _ => Vec::new(),
             };
-            for (class, heads) in heads.into_iter().filter(|(_, heads)| row.get(*heads).is_some_and(|path| path != "")) {
+            for (class, heads) in heads.into_iter().filter(|(_, heads)| row.get(*heads).is_some_and(|path| path != ""))
+            {
                 let _ = write!(plot, "<path class=\"{class}\" d=\"{}\"/>", text(&row[heads]));
             }
         }
@@ -461,13 +491,22 @@ pub fn depth_picture(view: &View, art: &Value, data: &Value, title: &str) -> Vec
     let plot = format!(
         "<path class=\"grid\" d=\"{grid}\"/><path class=\"d-band\" stroke-width=\"{}\" d=\"{}\"/><path class=\"d-mean\" d=\"{}\"/>\
          <path class=\"d-stem\" d=\"{}\"/><path class=\"d-dot\" d=\"{}\"/>",
-        art["band_width"], text("band"), text("mean"), text("stem"), text("dot")
+        art["band_width"],
+        text("band"),
+        text("mean"),
+        text("stem"),
+        text("dot")
     );
     for tick in art["axis"].as_array().into_iter().flatten() {
         picture.text(46.0, tick["y"].as_f64().unwrap_or(0.0) + 14.0, "end", &tick["text"].to_string());
     }
     picture.text(20.0, 8.0, "start", "Layer");
-    picture.text(56.0, height as f64 + 54.0, "start", "Dot: this language. Upright line: mean of all languages. Grey: 10–90 % of the languages.");
+    picture.text(
+        56.0,
+        height as f64 + 54.0,
+        "start",
+        "Dot: this language. Upright line: mean of all languages. Grey: 10–90 % of the languages.",
+    );
     picture.plot((56.0, 14.0), (620.0, height as f64), (1000, height), &plot);
     picture.finish()
 }
@@ -491,7 +530,8 @@ pub fn csv(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Vec<u8
 }
 
 fn quoted(cell: &str) -> String {
-    let formula = cell.starts_with(['=', '+', '@', '\t', '\r']) || cell.starts_with('-') && cell.parse::<f64>().is_err();
+    let formula =
+        cell.starts_with(['=', '+', '@', '\t', '\r']) || cell.starts_with('-') && cell.parse::<f64>().is_err();
     let cell = if formula { format!("'{cell}") } else { cell.to_owned() };
     if cell.contains([',', '"', '\n', '\r']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell }
 }

@@ -102,6 +102,5 @@ impl Files {
 
 /// Whether a line of an earlier list is a path inside the site: the list may have been edited.
 fn within(path: &str) -> bool {
-    !path.is_empty()
-        && Path::new(path).components().all(|part| matches!(part, std::path::Component::Normal(_)))
+    !path.is_empty() && Path::new(path).components().all(|part| matches!(part, std::path::Component::Normal(_)))
 }

@@ -160,9 +160,12 @@ impl<'a> Subject<'a> {
             (1, _) => spot.say("It serves other languages too.", &[]),
             (2.., 0) => spot.say("None of them serves this language alone.", &[]),
             (total, specific) if total == specific => spot.say("None of them serves any other language.", &[]),
-            (_, specific) => {
-                spot.count(specific, "{n} of them serves no other language.", "{n} of them serve no other language.", &[])
-            }
+            (_, specific) => spot.count(
+                specific,
+                "{n} of them serves no other language.",
+                "{n} of them serve no other language.",
+                &[],
+            ),
         }
     }
 
@@ -185,7 +188,10 @@ impl<'a> Subject<'a> {
         let last = if quarter == 1 {
             spot.say("the last of {layers} layers", &[("layers", &layers)])
         } else {
-            spot.say("the last {quarter} of {layers} layers", &[("quarter", &spot.integer(quarter)), ("layers", &layers)])
+            spot.say(
+                "the last {quarter} of {layers} layers",
+                &[("quarter", &spot.integer(quarter)), ("layers", &layers)],
+            )
         };
         match late {
             0 => spot.say("None lies in {last}.", &[("last", &last)]),
@@ -231,7 +237,8 @@ impl<'a> Subject<'a> {
         if view.columns() < width {
             let (neurons, columns) = (spot.integer(width), spot.integer(view.columns()));
             order.push(' ');
-            order += &spot.say("{neurons} neurons share {columns} columns.", &[("neurons", &neurons), ("columns", &columns)]);
+            order += &spot
+                .say("{neurons} neurons share {columns} columns.", &[("neurons", &neurons), ("columns", &columns)]);
         }
         json!({
             "layers": view.model.layers,
@@ -246,17 +253,23 @@ impl<'a> Subject<'a> {
         let name = self.name.as_str();
         let total = self.rows.len();
         if total == 0 {
-            return spot.say("No neuron serves {name} at this rate; the faint marks serve other languages.", &[("name", name)]);
+            return spot.say(
+                "No neuron serves {name} at this rate; the faint marks serve other languages.",
+                &[("name", name)],
+            );
         }
         let counts = self.view.per_layer(self.language.code);
         let most = counts.iter().copied().max().unwrap_or(0);
-        let fullest: Vec<String> =
-            counts.iter().enumerate().filter(|(_, count)| **count == most).map(|(layer, _)| layer.to_string()).collect();
+        let fullest: Vec<String> = counts
+            .iter()
+            .enumerate()
+            .filter(|(_, count)| **count == most)
+            .map(|(layer, _)| layer.to_string())
+            .collect();
         let (most_text, total_text) = (spot.integer(most), spot.integer(total));
         let first = match fullest.as_slice() {
-            [layer] if total == 1 => {
-                spot.say("The only neuron that serves {name} lies in layer {layer}.", &[("name", name), ("layer", layer)])
-            }
+            [layer] if total == 1 => spot
+                .say("The only neuron that serves {name} lies in layer {layer}.", &[("name", name), ("layer", layer)]),
             [layer] if most == total => spot.say(
                 "All {total} neurons that serve {name} lie in layer {layer}.",
                 &[("total", &total_text), ("name", name), ("layer", layer)],
@@ -311,8 +324,13 @@ impl<'a> Subject<'a> {
         let compared = others.filter(|other| !view.tables.of(other.code).is_empty()).count();
         match above {
             None if compared == 0 => spot.say("No language has neurons at this rate.", &[]),
-            None => spot.say("{name} has no neurons at this rate; the line shows the mean of the other languages.", &[("name", name)]),
-            Some(_) if compared == 0 => spot.say("No other language has neurons at this rate to compare {name} with.", &[("name", name)]),
+            None => spot.say(
+                "{name} has no neurons at this rate; the line shows the mean of the other languages.",
+                &[("name", name)],
+            ),
+            Some(_) if compared == 0 => {
+                spot.say("No other language has neurons at this rate to compare {name} with.", &[("name", name)])
+            }
             Some((difference, layer)) if difference >= 0.01 => {
                 let mean = view.bands[layer].mean;
                 spot.say(
@@ -325,7 +343,8 @@ impl<'a> Subject<'a> {
                     ],
                 )
             }
-            Some(_) => spot.say("The neurons of {name} lie in the layers where those of most languages lie.", &[("name", name)]),
+            Some(_) => spot
+                .say("The neurons of {name} lie in the layers where those of most languages lie.", &[("name", name)]),
         }
     }
 
@@ -335,7 +354,11 @@ impl<'a> Subject<'a> {
             ("exclusive", spot.say("exclusive", &[]), spot.say("serve {name} alone", &[("name", &self.name)])),
             ("family", spot.say("family", &[]), spot.say("serve several languages, all of one family", &[])),
             ("shared", spot.say("shared", &[]), spot.say("serve languages of several families", &[])),
-            ("general", spot.say("general", &[]), spot.say("serve at least {half} languages", &[("half", &spot.integer(half))])),
+            (
+                "general",
+                spot.say("general", &[]),
+                spot.say("serve at least {half} languages", &[("half", &spot.integer(half))]),
+            ),
         ];
         let count = |kind: &str| self.rows.iter().filter(|row| row.class.as_deref() == Some(kind)).count();
         kinds
@@ -433,7 +456,8 @@ impl<'a> Subject<'a> {
         };
         let list = |near: Vec<&(&LanguageRow, f64, usize)>| {
             let near = near.into_iter().take(8);
-            near.map(|(language, jaccard, shared)| self.neighbour(spot, language, *jaccard, *shared)).collect::<Vec<_>>()
+            near.map(|(language, jaccard, shared)| self.neighbour(spot, language, *jaccard, *shared))
+                .collect::<Vec<_>>()
         };
         let by_neurons = nearest(&|_, shared| shared > 0);
         json!({
@@ -476,7 +500,9 @@ impl<'a> Subject<'a> {
     fn neighbour(&self, spot: &Spot, language: &LanguageRow, jaccard: f64, shared: usize) -> Value {
         let own = self.language;
         let relation = match (&own.subfamily, &language.subfamily) {
-            (Some(a), Some(b)) if a == b && own.family == language.family => spot.say("Both {family}", &[("family", a)]),
+            (Some(a), Some(b)) if a == b && own.family == language.family => {
+                spot.say("Both {family}", &[("family", a)])
+            }
             _ if own.family == language.family => spot.say("Both {family}", &[("family", &own.family)]),
             _ if own.code.script() == language.code.script() => spot.say("Same script, other family", &[]),
             _ => spot.say("Other family, other script", &[]),
@@ -534,7 +560,10 @@ impl<'a> Subject<'a> {
             (
                 spot.say("Split-half agreement", &[]),
                 spot.decimal(halves, 2),
-                spot.say("Jaccard of the sets from one half of the documents and from the other; 1 would be the same set.", &[]),
+                spot.say(
+                    "Jaccard of the sets from one half of the documents and from the other; 1 would be the same set.",
+                    &[],
+                ),
             ),
             (
                 spot.say("Design effect", &[]),
@@ -555,7 +584,9 @@ impl<'a> Subject<'a> {
                 },
             ));
         }
-        let rows = rows.into_iter().map(|(label, value, explanation)| json!({ "label": label, "value": value, "explanation": explanation }));
+        let rows = rows
+            .into_iter()
+            .map(|(label, value, explanation)| json!({ "label": label, "value": value, "explanation": explanation }));
         json!({ "level": level, "sentence": sentence, "rows": rows.collect::<Vec<_>>() })
     }
 
@@ -619,15 +650,22 @@ impl<'a> Subject<'a> {
         let title = |what: &str| format!("{what}: {} in {}", self.language.name, view.model.id);
         let caption = map["caption"].as_str().unwrap_or_default();
         let text = |value: &Value| if value.is_null() { String::new() } else { value.to_string() };
-        let layers = depth["rows"].as_array().into_iter().flatten().map(|row| {
-            ["layer", "count", "share", "mean", "low", "high"].map(|column| text(&row[column])).to_vec()
-        });
+        let layers =
+            depth["rows"].as_array().into_iter().flatten().map(|row| {
+                ["layer", "count", "share", "mean", "low", "high"].map(|column| text(&row[column])).to_vec()
+            });
         let number = |value: Option<f32>| value.map_or_else(String::new, |value| value.to_string());
         let neurons = self.rows.iter().map(|row| {
             let column = view.neurons[&row.id()].column;
             vec![
-                row.layer.to_string(), row.expert.to_string(), row.neuron.to_string(), column.to_string(), row.languages.to_string(),
-                row.rank.map_or_else(String::new, |rank| (rank + 1).to_string()), number(row.probability), number(row.entropy),
+                row.layer.to_string(),
+                row.expert.to_string(),
+                row.neuron.to_string(),
+                column.to_string(),
+                row.languages.to_string(),
+                row.rank.map_or_else(String::new, |rank| (rank + 1).to_string()),
+                number(row.probability),
+                number(row.entropy),
             ]
         });
         let head = ["layer", "expert", "neuron", "column", "languages", "rank", "probability", "entropy"];
@@ -641,10 +679,16 @@ impl<'a> Subject<'a> {
         vec![
             (format!("figures/{code}-map.svg"), figure::map_picture(view, &art["map"], &title("Neuron map"), caption)),
             (format!("figures/{code}-map.csv"), map_csv),
-            (format!("figures/{code}-depth.svg"), figure::depth_picture(view, &art["depth"], depth, &title("Depth profile"))),
+            (
+                format!("figures/{code}-depth.svg"),
+                figure::depth_picture(view, &art["depth"], depth, &title("Depth profile")),
+            ),
             (
                 format!("figures/{code}-depth.csv"),
-                figure::csv(&["layer", "neurons", "share", "mean_of_all", "tenth_percentile", "ninetieth_percentile"], layers),
+                figure::csv(
+                    &["layer", "neurons", "share", "mean_of_all", "tenth_percentile", "ninetieth_percentile"],
+                    layers,
+                ),
             ),
         ]
     }
@@ -734,9 +778,8 @@ impl<'a> Subject<'a> {
 }
 
 /// Architectures whose feed-forward networks transformers names `model.layers[i].mlp` with `gate_proj` and `act_fn`.
-const HOOKED: [&str; 11] = [
-    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "olmo2", "cohere", "cohere2", "smollm3",
-];
+const HOOKED: [&str; 11] =
+    ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "olmo2", "cohere", "cohere2", "smollm3"];
 
 /// One word and one sentence on how far a set can be trusted: by the less favourable of its two measures.
 fn verdict(
@@ -749,8 +792,12 @@ fn verdict(
     let Some(agreement) = frequency.into_iter().chain(halves).min_by(f64::total_cmp).filter(|_| neurons > 0) else {
         let sentence = match (neurons, tokens) {
             (0, _) => spot.say("Nothing can be said of its stability: there are no neurons to judge.", &[]),
-            (_, None) => spot.say("Nothing can be said of its stability: the atlas does not tell from how much text it comes.", &[]),
-            _ => spot.say("Nothing can be said of its stability: the documents were not enough to tell how stable the set is.", &[]),
+            (_, None) => spot
+                .say("Nothing can be said of its stability: the atlas does not tell from how much text it comes.", &[]),
+            _ => spot.say(
+                "Nothing can be said of its stability: the documents were not enough to tell how stable the set is.",
+                &[],
+            ),
         };
         return (spot.say("unknown", &[]), sentence);
     };

@@ -83,7 +83,9 @@ fn caption(spot: &Spot) -> String {
     let Some((a, b, largest, _)) = pairs.first() else {
         return spot.say("No two languages share a neuron.", &[]);
     };
-    let named = |code: LanguageCode| view.language(code).map_or_else(|| code.to_string(), |language| words::isolated(&language.name));
+    let named = |code: LanguageCode| {
+        view.language(code).map_or_else(|| code.to_string(), |language| words::isolated(&language.name))
+    };
     let tied = pairs.iter().filter(|pair| (pair.2 - largest).abs() < 1e-12).count();
     let first = if tied > 1 {
         spot.say(
@@ -110,9 +112,15 @@ fn caption(spot: &Spot) -> String {
     let words = [("within", spot.decimal(Some(within), 3)), ("across", spot.decimal(Some(across), 3))];
     let words: Vec<(&str, &str)> = words.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let second = if within > across * 1.1 {
-        spot.say("Languages of one family share more ({within} on average) than languages of different families ({across}).", &words)
+        spot.say(
+            "Languages of one family share more ({within} on average) than languages of different families ({across}).",
+            &words,
+        )
     } else if within < across / 1.1 {
-        spot.say("Languages of one family share less ({within} on average) than languages of different families ({across}).", &words)
+        spot.say(
+            "Languages of one family share less ({within} on average) than languages of different families ({across}).",
+            &words,
+        )
     } else {
         spot.say("Languages of one family share about as much ({within} on average) as languages of different families ({across}).", &words)
     };
@@ -141,8 +149,12 @@ fn csv(view: &View) -> Vec<u8> {
     let number = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
     let rows = view.tables.overlap.iter().map(|row| {
         vec![
-            row.language_a.to_string(), row.language_b.to_string(), row.shared.to_string(), number(row.jaccard),
-            number(row.overlap_coefficient), number(row.cosine),
+            row.language_a.to_string(),
+            row.language_b.to_string(),
+            row.shared.to_string(),
+            number(row.jaccard),
+            number(row.overlap_coefficient),
+            number(row.cosine),
         ]
     });
     figure::csv(&["language_a", "language_b", "shared", "jaccard", "overlap_coefficient", "cosine"], rows)
