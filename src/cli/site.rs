@@ -46,6 +46,7 @@ impl SiteArgs {
         site::check_locales(self.locales.as_deref()).map_err(usage)?;
         let atlases = self.atlases.iter().map(|path| Atlas::open(path)).collect::<Result<Vec<_>, _>>()?;
         let options = site::Options { url: self.site_url, locales: self.locales, data: self.data, zip: self.zip };
+        talk.say(format!("about {} will be written to {}", site::size_text(site::estimate(&atlases, &options)?), self.out.display()));
         let report = site::render_with(&atlases, &self.out, &options)?;
         talk.result(&report, || {
             format!(

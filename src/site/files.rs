@@ -50,11 +50,6 @@ impl Files {
         Ok(Self { place: place.to_owned(), written: Mutex::default() })
     }
 
-    /// The site's folder.
-    pub fn place(&self) -> &Path {
-        &self.place
-    }
-
     /// Puts a file at a path within the site. One that holds the same bytes already is not touched.
     pub fn put(&self, path: &str, bytes: &[u8]) -> Result<(), SiteError> {
         let place = self.place.join(path);

@@ -777,6 +777,41 @@ impl<'a> Subject<'a> {
     }
 }
 
+/// What the pages of a model's languages are made of, as far as it decides how large they are.
+pub struct Size {
+    pub shape: FfnShape,
+    pub languages: u64,
+    /// Neurons of all languages together.
+    pub rows: u64,
+}
+
+impl Size {
+    /// Pages of the languages in so many locales, their twins and their figures.
+    pub fn pages(&self, locales: u64) -> u64 {
+        let (layers, mean) = (self.shape.layers as u64, self.rows / self.languages.max(1));
+        let crowded = mean > 200;
+        let shown = mean.min(if crowded { SHOWN_OF_MANY as u64 } else { SHOWN as u64 });
+        let map = if crowded { 350 * layers } else { 9 * mean + 300 * layers };
+        let page = 34_000 + 850 * shown + 420 * layers + map;
+        let twin = 13_500 + 430 * shown + 260 * layers;
+        let figures = 6_500 + 110 * layers + map + if crowded { 600 * layers } else { 45 * mean };
+        self.languages * (page * locales + twin + figures)
+    }
+
+    /// Masks of the languages in every format.
+    pub fn downloads(&self, data: Data) -> u64 {
+        let bits = (self.shape.layers * self.shape.layer_width().div_ceil(8)) as u64;
+        let lists = if data == Data::Full { 1_500 * self.languages + 9 * self.rows } else { 0 };
+        self.languages * (bits + 500 + 400 + 3_600) + (6 + 28) * self.rows + lists
+    }
+
+    /// Pages of all languages together.
+    pub fn overviews(&self, locales: u64) -> u64 {
+        let pairs = self.languages * self.languages / 2;
+        self.languages * (2_200 * locales + 1_200) + pairs * (60 + 4 * locales) + 120_000 * locales
+    }
+}
+
 /// Architectures whose feed-forward networks transformers names `model.layers[i].mlp` with `gate_proj` and `act_fn`.
 const HOOKED: [&str; 11] =
     ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "olmo2", "cohere", "cohere2", "smollm3"];

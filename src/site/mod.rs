@@ -25,7 +25,10 @@ mod view;
 mod words;
 mod zip;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -44,7 +47,8 @@ use self::{
     view::View,
 };
 use crate::{
-    atlas::{Atlas, AtlasError, LanguageRow},
+    atlas::{Atlas, AtlasError, LanguageRow, ModelRow, NeuronRow},
+    neuron::NeuronId,
     output::OutputError,
 };
 
@@ -180,12 +184,47 @@ struct Spot<'a> {
     top: bool,
 }
 
+/// A number of bytes as people read it.
+#[must_use]
+pub fn size_text(bytes: u64) -> String {
+    words::bytes(bytes)
+}
+
 /// Says whether every locale asked for is there.
 ///
 /// # Errors
 /// When one is not.
 pub fn check_locales(asked: Option<&[String]>) -> Result<(), SiteError> {
     locale::chosen(asked).map(drop)
+}
+
+/// About how many bytes a site will take, before anything is written: from the sizes of tables and of pages that were measured.
+///
+/// # Errors
+/// When a locale is asked for that there is not, or an atlas lacks a run.
+pub fn estimate(atlases: &[Atlas], options: &Options) -> Result<u64, SiteError> {
+    let locales = locale::chosen(options.locales.as_deref())?.len() as u64;
+    let mut bytes = 150_000;
+    for atlas in atlases {
+        for model in &atlas.models {
+            let Some(method) = shown(atlas, model) else { continue };
+            let tables = atlas.method(model, method)?;
+            let (_, parameters, _) = atlas.identification(model, method)?;
+            let selected: BTreeSet<NeuronId> = tables.neurons.iter().map(NeuronRow::id).collect();
+            let shape = model.shape();
+            bytes += shards::estimate(shape, parameters.languages.len(), selected.len(), options.data);
+            let size = language::Size { shape, languages: parameters.languages.len() as u64, rows: tables.neurons.len() as u64 };
+            bytes += size.pages(locales) + size.downloads(options.data) + size.overviews(locales);
+        }
+    }
+    Ok(bytes)
+}
+
+/// The method whose neurons the pages of a model show: a control is evidence for another, not a map of its own.
+fn shown<'a>(atlas: &'a Atlas, model: &ModelRow) -> Option<&'a str> {
+    let folder = crate::atlas::model_folder(&model.id);
+    let mut methods = atlas.methods.keys().filter(|(of, _)| *of == folder).map(|(_, method)| method.as_str());
+    methods.find(|method| *method != "random")
 }
 
 /// Renders the site of one or more atlases with the usual options.
@@ -241,10 +280,7 @@ impl<'a> Site<'a> {
         for atlas in atlases {
             for model in &atlas.models {
                 let folder = crate::atlas::model_folder(&model.id);
-                let mut methods =
-                    atlas.methods.keys().filter(|(of, _)| *of == folder).map(|(_, method)| method.as_str());
-                // A control is evidence for another method, not a map of its own.
-                let Some(method) = methods.find(|method| *method != "random") else { continue };
+                let Some(method) = shown(atlas, model) else { continue };
                 if let Some(other) = views.iter().find(|other| other.folder == folder) {
                     let (first, second) = (other.atlas.path().to_owned(), atlas.path().to_owned());
                     return Err(SiteError::Twice { first, second, model: model.id.clone() });
