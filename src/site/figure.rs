@@ -152,7 +152,9 @@ pub fn map_as(marks: Marks, columns: usize, rows: &[MapRow]) -> Value {
                 silhouette(&tops)
             };
             let [all, own, specific] = &bins[layer];
-            drawn["others"] = ridge(all).into();
+            // What all languages' maps have behind them is drawn half as fine.
+            let behind: Vec<usize> = all.chunks(2).flat_map(|pair| [pair.iter().sum::<usize>().div_ceil(2); 2]).collect();
+            drawn["others"] = ridge(&behind).into();
             drawn["shared"] = ridge(own).into();
             drawn["specific"] = ridge(specific).into();
         } else {

@@ -403,7 +403,7 @@ fn the_size_said_before_is_near_the_size_after() {
     let folder = TempDir::new().unwrap();
     for (data, locales) in [(site::Data::Default, None), (site::Data::Full, Some(Vec::new()))] {
         let options = Options { data, locales, ..Options::default() };
-        let said = site::estimate(&[demo()], &options).unwrap() as f64;
+        let said = site::plan(&[demo()], &options).unwrap().bytes as f64;
         let found = site::render_with(&[demo()], folder.path(), &options).unwrap().bytes as f64;
         assert!((0.7..1.4).contains(&(said / found)), "{data:?}: said {said}, found {found}");
     }
