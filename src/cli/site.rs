@@ -24,7 +24,7 @@ pub struct SiteArgs {
     #[arg(long, value_name = "URL")]
     site_url: Option<SiteUrl>,
     /// Languages of the interface beside English, or `all`. Unless said, all where the pages of a model stay below 60 MB, as those of small
-    /// models do, else English alone.
+    /// models do (130 MB with `--data full`), else English alone.
     #[arg(long, value_delimiter = ',', value_name = "CODES")]
     locales: Option<Vec<String>>,
     /// What goes to the browser beside the pages: `default` draws every neuron in 16 steps, `full` adds every neuron's probability in
@@ -51,7 +51,7 @@ impl SiteArgs {
         let size = site::size_text(plan.bytes);
         talk.say(format!("about {size} will be written to {}, in {}", self.out.display(), plan.locales.join(", ")));
         if plan.short {
-            talk.say("other languages of the interface would make it larger than 60 MB a model; `--locales all` writes them");
+            talk.say("in English only, since in all languages of the interface it would be too large; `--locales all` writes them");
         }
         let report = site::render_with(&atlases, &self.out, &options)?;
         talk.result(&report, || {

@@ -210,7 +210,12 @@ pub struct Plan {
 }
 
 /// Bytes of a model's pages beyond which only English is written unless other locales are asked for.
-const ROOM: u64 = 60_000_000;
+fn room(data: Data) -> u64 {
+    match data {
+        Data::Default => 60_000_000,
+        Data::Full => 130_000_000,
+    }
+}
 
 /// Plans a site: how large it will be, by the sizes of tables and of pages that were measured, and in which locales.
 ///
@@ -220,7 +225,7 @@ pub fn plan(atlases: &[Atlas], options: &Options) -> Result<Plan, SiteError> {
     let mut locales = locale::chosen(options.locales.as_deref())?;
     let mut bytes = estimate(atlases, options.data, locales.len() as u64)?;
     let models = atlases.iter().map(|atlas| atlas.models.len() as u64).sum::<u64>().max(1);
-    let short = options.locales.is_none() && options.data == Data::Default && bytes > ROOM * models;
+    let short = options.locales.is_none() && bytes > room(options.data) * models;
     if short {
         locales.truncate(1);
         bytes = estimate(atlases, options.data, 1)?;

@@ -56,20 +56,11 @@ fn with(keep: impl Fn(LanguageCode, usize, usize) -> bool) -> Atlas {
         tables.neurons.retain(|row| keep(row.language, row.layer, row.neuron));
         let served: Vec<_> = tables.neurons.iter().map(|row| row.id()).collect();
         for row in &mut tables.neurons {
-            row.languages = served.iter().filter(|id| **id == (row.layer, row.neuron).into_id()).count() as u16;
+            let id = row.id();
+            row.languages = served.iter().filter(|other| **other == id).count() as u16;
         }
     }
     atlas
-}
-
-trait IntoId {
-    fn into_id(self) -> neuroglot::neuron::NeuronId;
-}
-
-impl IntoId for (usize, usize) {
-    fn into_id(self) -> neuroglot::neuron::NeuronId {
-        neuroglot::neuron::NeuronId::dense(self.0, self.1)
-    }
 }
 
 #[test]
