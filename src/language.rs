@@ -161,6 +161,14 @@ pub enum LanguageError {
         /// `code (name)` of each.
         candidates: Vec<String>,
     },
+    /// A list whose order means something names a language twice.
+    #[error(
+        "{code} stands twice in the list of languages, and each place of it means another list of neurons; name each once"
+    )]
+    Repeated {
+        /// The language.
+        code: LanguageCode,
+    },
     /// A list of languages names none.
     #[error("the list of languages is empty; write codes separated by commas, `all`, or `@FILE`")]
     EmptyList,
@@ -283,17 +291,39 @@ impl Registry {
         if list.trim() == "all" {
             return Ok(available.to_vec());
         }
+        let codes: BTreeSet<LanguageCode> = self.spelt(list)?.into_iter().collect();
+        Ok(codes.into_iter().collect())
+    }
+
+    /// As [`Registry::resolve_list`], but in the order of the list, where the order means something.
+    ///
+    /// # Errors
+    /// As [`Registry::resolve_list`]; also when a language stands twice.
+    pub fn resolve_order(&self, list: &str, available: &[LanguageCode]) -> Result<Vec<LanguageCode>, LanguageError> {
+        if list.trim() == "all" {
+            return Ok(available.to_vec());
+        }
+        let codes = self.spelt(list)?;
+        let mut seen = BTreeSet::new();
+        match codes.iter().find(|&&code| !seen.insert(code)) {
+            Some(&code) => Err(LanguageError::Repeated { code }),
+            None => Ok(codes),
+        }
+    }
+
+    /// The languages of a list or a file, one after the other.
+    fn spelt(&self, list: &str) -> Result<Vec<LanguageCode>, LanguageError> {
         let text = match list.trim().strip_prefix('@') {
             Some(file) => read_list(Path::new(file))?,
             None => list.to_owned(),
         };
-        let codes: BTreeSet<LanguageCode> = text
+        let codes: Vec<LanguageCode> = text
             .split([',', '\n'])
             .map(|spelling| spelling.split('#').next().unwrap_or_default().trim())
             .filter(|spelling| !spelling.is_empty())
             .map(|spelling| self.resolve(spelling).map(|language| language.code))
             .collect::<Result<_, _>>()?;
-        if codes.is_empty() { Err(LanguageError::EmptyList) } else { Ok(codes.into_iter().collect()) }
+        if codes.is_empty() { Err(LanguageError::EmptyList) } else { Ok(codes) }
     }
 
     fn candidates(&self, wanted: &str) -> BTreeSet<usize> {

@@ -187,6 +187,34 @@ impl NeuronSet {
         set
     }
 
+    /// A set from the places of every layer; none unless every layer is there, in ascending order, without repeats and within the grid.
+    #[must_use]
+    pub fn from_layers(shape: FfnShape, layers: Vec<Vec<u32>>) -> Option<Self> {
+        let ordered = |row: &Vec<u32>| row.is_sorted_by(|a, b| a < b);
+        let inside = |row: &Vec<u32>| row.last().is_none_or(|&last| (last as usize) < shape.layer_width());
+        (layers.len() == shape.layers && layers.iter().all(|row| ordered(row) && inside(row)))
+            .then_some(Self { shape, layers })
+    }
+
+    /// How many neurons of a layer are in another set of the same grid too.
+    #[must_use]
+    pub fn shared(&self, other: &Self, layer: usize) -> usize {
+        let (mut mine, mut theirs) = (self.layer(layer).iter().peekable(), other.layer(layer).iter().peekable());
+        let mut shared = 0;
+        while let (Some(a), Some(b)) = (mine.peek(), theirs.peek()) {
+            match a.cmp(b) {
+                std::cmp::Ordering::Less => drop(mine.next()),
+                std::cmp::Ordering::Greater => drop(theirs.next()),
+                std::cmp::Ordering::Equal => {
+                    shared += 1;
+                    mine.next();
+                    theirs.next();
+                }
+            }
+        }
+        shared
+    }
+
     /// The grid that the set lives on.
     #[must_use]
     pub fn shape(&self) -> FfnShape {

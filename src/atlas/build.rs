@@ -1,4 +1,4 @@
-//! From a profile and the selections made from it to a folder of tables, masks, card and manifest.
+//! From a profile and the selections made from it, or from masks that others made, to a folder of tables, masks, card and manifest.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,12 +7,13 @@ use std::{
 
 use super::{
     Atlas, AtlasError, CoverageRow, FileEntry, IdentifyParameters, IdentifyResult, LanguageRow, Manifest, Mask,
-    MaskFormat, MaskSet, ModelRow, NeuronRow, OverlapRow, RateResult, RunRow, StabilityRow, card::card, model_folder,
-    neuron_set,
+    MaskFormat, MaskSet, MethodTables, ModelRow, NeuronRow, OverlapRow, RateResult, RunRow, StabilityRow, card::card,
+    import::UNKNOWN_LICENCE, model_folder, neuron_set, rows::IMPORT,
 };
 use crate::{
     identify::{Class, Overlap, SelectedNeuron, Selection, Stability, class},
     language::{LanguageCode, Registry},
+    neuron::NeuronSet,
     output,
     profile::{Profile, ProfileFolder, TableLayout, canonical, write_counts, write_routed},
     tokens::Coverage,
@@ -55,12 +56,43 @@ pub struct Evidence {
     pub stability: Option<Stability>,
 }
 
+/// What one method found in one model, as rows: from counts, or from masks that others made.
+pub(super) struct Entry<'a> {
+    pub model: ModelRow,
+    /// The run of the method last, after those that it was made from.
+    pub runs: Vec<RunRow>,
+    pub coverage: Vec<CoverageRow>,
+    pub method: String,
+    pub languages: Vec<LanguageCode>,
+    pub tables: MethodTables,
+    pub result: IdentifyResult,
+    /// Where the counts of the model are, if there are any.
+    pub counts: Option<&'a ProfileFolder>,
+}
+
 /// Rows of a row group of counts before it ends with a language.
 const GROUP_ROWS: usize = 50_000;
 /// Rows of a part of the counts: about 200 MB.
 const PART_ROWS: usize = 16_000_000;
 
 impl Identification<'_> {
+    fn entry(&self, release: &Release) -> Entry<'_> {
+        Entry {
+            model: self.model_row(),
+            runs: self.run_rows().into(),
+            coverage: self.coverage_rows(release).collect(),
+            method: self.parameters.method.clone(),
+            languages: self.selection.languages.clone(),
+            tables: MethodTables {
+                neurons: self.neuron_rows(),
+                overlap: self.overlap_rows(),
+                stability: self.stability_rows(),
+            },
+            result: self.result(),
+            counts: Some(self.profile),
+        }
+    }
+
     fn run_id(&self) -> String {
         output::sha256(self.parameters_json().as_bytes())[..16].to_owned()
     }
@@ -75,8 +107,8 @@ impl Identification<'_> {
             asked: selection.asked,
             selected: selection.neurons.len(),
             entropy_cut: selection.entropy_cut,
-            tied: selection.ties_at_cut.tied,
-            taken: selection.ties_at_cut.taken,
+            tied: Some(selection.ties_at_cut.tied),
+            taken: Some(selection.ties_at_cut.taken),
         });
         let mut notes: Vec<String> = Vec::new();
         for (rate, selection) in &self.rates {
@@ -95,7 +127,7 @@ impl Identification<'_> {
         IdentifyResult {
             filter_bar: self.selection.filter_bar,
             activation_bar: self.selection.activation_bar,
-            finite: self.selection.finite,
+            finite: Some(self.selection.finite),
             rates: rates.collect(),
             notes,
         }
@@ -112,10 +144,10 @@ impl Identification<'_> {
             experts: card.spec.ffn.experts,
             width: card.spec.ffn.width,
             parameters: card.parameters,
-            dtype: card.dtype.clone(),
-            config_sha256: hashes.config.clone(),
-            tokenizer_sha256: hashes.tokenizer.clone(),
-            weights_sha256: serde_json::to_string(&hashes.weights).expect("plain data"),
+            dtype: Some(card.dtype.clone()),
+            config_sha256: Some(hashes.config.clone()),
+            tokenizer_sha256: Some(hashes.tokenizer.clone()),
+            weights_sha256: Some(serde_json::to_string(&hashes.weights).expect("plain data")),
             licence: card.licence.clone(),
         }
     }
@@ -143,6 +175,7 @@ impl Identification<'_> {
             tool_version: head.tool_version.clone(),
             parameters: canonical(&serde_json::to_value(asked).expect("plain data")),
             result: None,
+            origin: None,
         };
         let identify = RunRow {
             run: self.run_id(),
@@ -221,7 +254,7 @@ impl Identification<'_> {
             layer: neuron.id.layer,
             expert: neuron.id.expert,
             neuron: neuron.id.index,
-            rank: neuron.rank,
+            rank: Some(neuron.rank),
             entropy: Some(neuron.entropy as f32),
             probability: Some(probability as f32),
             share: (sum > 0.0).then(|| (probability / sum) as f32),
@@ -276,10 +309,17 @@ impl Identification<'_> {
 /// # Errors
 /// When the folder holds anything else, a profile cannot be read again, or the disk is full.
 pub fn build(place: &Path, release: &Release, identifications: &[Identification]) -> Result<Manifest, AtlasError> {
+    let entries: Vec<Entry> = identifications.iter().map(|found| found.entry(release)).collect();
+    write_atlas(place, release, &entries)
+}
+
+/// Writes entries into an atlas, as [`build`] says.
+pub(super) fn write_atlas(place: &Path, release: &Release, entries: &[Entry]) -> Result<Manifest, AtlasError> {
     let before = existing(place)?;
+    check_shapes(place, before.as_ref(), entries)?;
     // From here on the folder is unfinished: without a manifest nobody takes it for an atlas.
-    let folders: BTreeSet<String> =
-        identifications.iter().map(|found| model_folder(&found.profile.head.model.id)).collect();
+    let counting = entries.iter().filter(|entry| entry.counts.is_some());
+    let folders: BTreeSet<String> = counting.map(|entry| model_folder(&entry.model.id)).collect();
     let mut rows: BTreeMap<String, Option<usize>> = BTreeMap::new();
     if let Some(before) = &before {
         for file in &before.manifest.files {
@@ -291,13 +331,15 @@ pub fn build(place: &Path, release: &Release, identifications: &[Identification]
         }
     }
     let mut counted = BTreeSet::new();
-    for found in identifications {
-        write_method(place, found, &mut rows)?;
-        if counted.insert(found.profile.head.model.id.clone()) {
-            write_all_counts(place, found.profile, &mut rows)?;
+    for entry in entries {
+        write_method(place, entry, &mut rows)?;
+        if let Some(profile) = entry.counts
+            && counted.insert(entry.model.id.clone())
+        {
+            write_all_counts(place, profile, &mut rows)?;
         }
     }
-    let tables = Common::merge(before.as_ref(), release, identifications);
+    let tables = Common::merge(before.as_ref(), entries);
     tables.write(place, &mut rows)?;
     output::write(&place.join("LICENSE"), licence_text(&release.licence).as_bytes())?;
     rows.insert("LICENSE".to_owned(), None);
@@ -362,19 +404,28 @@ fn sweep(place: &Path, manifest: &Manifest, before: Option<&Atlas>) {
     }
 }
 
-fn write_method(
-    place: &Path,
-    found: &Identification,
-    rows: &mut BTreeMap<String, Option<usize>>,
-) -> Result<(), AtlasError> {
-    let (folder, method) = (model_folder(&found.profile.head.model.id), &found.parameters.method);
+/// A model's tables are of one grid: another model under the same name is refused before anything is written.
+fn check_shapes(place: &Path, before: Option<&Atlas>, entries: &[Entry]) -> Result<(), AtlasError> {
+    for Entry { model, .. } in entries {
+        let there = before.and_then(|before| before.models.iter().find(|there| there.id == model.id));
+        if let Some(there) = there.filter(|there| there.shape() != model.shape()) {
+            let (id, held, new) = (&model.id, there.shape(), model.shape());
+            let problem = format!("holds {id} with {held}, but this {id} has {new}; name it otherwise with --model-id");
+            return Err(AtlasError::broken(place, problem));
+        }
+    }
+    Ok(())
+}
+
+fn write_method(place: &Path, entry: &Entry, rows: &mut BTreeMap<String, Option<usize>>) -> Result<(), AtlasError> {
+    let (folder, method) = (model_folder(&entry.model.id), &entry.method);
     let path = |kind: &str| format!("data/{kind}/{folder}/{method}.parquet");
-    let neurons = found.neuron_rows();
-    rows.insert(path("neurons"), Some(NeuronRow::write(&neurons, &place.join(path("neurons")))?));
-    rows.insert(path("overlap"), Some(OverlapRow::write(&found.overlap_rows(), &place.join(path("overlap")))?));
-    rows.insert(path("stability"), Some(StabilityRow::write(&found.stability_rows(), &place.join(path("stability")))?));
+    let MethodTables { neurons, overlap, stability } = &entry.tables;
+    rows.insert(path("neurons"), Some(NeuronRow::write(neurons, &place.join(path("neurons")))?));
+    rows.insert(path("overlap"), Some(OverlapRow::write(overlap, &place.join(path("overlap")))?));
+    rows.insert(path("stability"), Some(StabilityRow::write(stability, &place.join(path("stability")))?));
     let table = FileEntry::measure(place, &path("neurons"), None)?;
-    let result = found.result();
+    let (result, run) = (&entry.result, entry.runs.last().expect("an entry has the run of its method"));
     rows.retain(|path, _| {
         !(path.starts_with(&format!("masks/{folder}/{method}-"))
             || *path == format!("masks/{folder}/{method}.safetensors"))
@@ -383,15 +434,15 @@ fn write_method(
         let name = if Some(rate) == result.largest() { method.clone() } else { format!("{method}-{}", rate.rate) };
         let mask = MaskSet {
             mask: Mask {
-                model: found.profile.head.model.id.clone(),
-                revision: found.profile.head.model.revision.clone(),
+                model: entry.model.id.clone(),
+                revision: entry.model.revision.clone(),
                 method: method.clone(),
                 top_rate: rate.rate,
                 asked: rate.asked,
-                run: found.run_id(),
+                run: run.run.clone(),
                 table_sha256: table.sha256.clone(),
             },
-            sets: found.selection.languages.iter().map(|&code| (code, set(found, &neurons, code, rate))).collect(),
+            sets: entry.languages.iter().map(|&code| (code, set(entry, code, rate))).collect(),
         };
         let path = format!("masks/{folder}/{name}.safetensors");
         mask.write(&place.join(&path), MaskFormat::Safetensors)?;
@@ -400,15 +451,8 @@ fn write_method(
     Ok(())
 }
 
-fn set(
-    found: &Identification,
-    rows: &[NeuronRow],
-    language: LanguageCode,
-    rate: &RateResult,
-) -> crate::neuron::NeuronSet {
-    let start = rows.partition_point(|row| row.language < language);
-    let end = rows.partition_point(|row| row.language <= language);
-    neuron_set(found.selection.shape, &rows[start..end], rate)
+fn set(entry: &Entry, language: LanguageCode, rate: &RateResult) -> NeuronSet {
+    neuron_set(entry.model.shape(), entry.tables.of(language), rate)
 }
 
 /// The counts of every language of the profile, in parts, each language's rows in one group; beside them, of a model with experts,
@@ -462,7 +506,7 @@ struct Common {
 
 impl Common {
     /// What was there, less what the new identifications replace, and the new.
-    fn merge(before: Option<&Atlas>, release: &Release, identifications: &[Identification]) -> Self {
+    fn merge(before: Option<&Atlas>, entries: &[Entry]) -> Self {
         let mut models: BTreeMap<String, ModelRow> = BTreeMap::new();
         let mut runs: BTreeMap<(String, String, String), RunRow> = BTreeMap::new();
         let mut coverage: BTreeMap<(String, LanguageCode), CoverageRow> = BTreeMap::new();
@@ -472,15 +516,20 @@ impl Common {
             runs.extend(before.runs.iter().map(|run| (key(run), run.clone())));
             coverage.extend(before.coverage.iter().map(|row| ((row.run.clone(), row.language), row.clone())));
         }
-        for found in identifications {
-            let model = found.model_row();
-            models.insert(model.id.clone(), model);
-            runs.extend(found.run_rows().map(|run| (key(&run), run)));
-            coverage.extend(found.coverage_rows(release).map(|row| ((row.run.clone(), row.language), row)));
+        for entry in entries {
+            // An import knows less of a model than a profile that is there already.
+            if entry.counts.is_some() || !models.contains_key(&entry.model.id) {
+                models.insert(entry.model.id.clone(), entry.model.clone());
+            }
+            // A method has one run, whether it was identified or imported.
+            runs.retain(|(model, _, method), _| (model, method) != (&entry.model.id, &entry.method));
+            runs.extend(entry.runs.iter().map(|run| (key(run), run.clone())));
+            coverage.extend(entry.coverage.iter().map(|row| ((row.run.clone(), row.language), row.clone())));
         }
         let kept: BTreeSet<&String> = runs.values().map(|run| &run.run).collect();
         coverage.retain(|(run, _), _| kept.contains(run));
-        let codes: BTreeSet<LanguageCode> = coverage.keys().map(|(_, language)| *language).collect();
+        let imported = runs.values().filter(|run| run.kind == IMPORT).filter_map(RunRow::compared).flatten();
+        let codes: BTreeSet<LanguageCode> = coverage.keys().map(|(_, language)| *language).chain(imported).collect();
         let languages = codes.iter().filter_map(|&code| Registry::builtin().get(code)).map(LanguageRow::from).collect();
         Self {
             models: models.into_values().collect(),
@@ -510,6 +559,12 @@ impl Common {
 }
 
 fn licence_text(licence: &str) -> String {
+    if licence == UNKNOWN_LICENCE {
+        return "The tables and masks of this atlas were imported from files that others published, whose licence is unknown here: ask \
+                them.\nThey were computed from language models and texts that have licences of their own; neither is part of this \
+                atlas.\n"
+            .to_owned();
+    }
     format!(
         "The tables and masks of this atlas are offered under {licence} (SPDX identifier; text at spdx.org/licenses).\n\
          They were computed from language models and texts that have licences of their own; neither is part of this atlas.\n"

@@ -119,19 +119,25 @@ impl Manifest {
             }
             Err(error) => return Err(AtlasError::broken(&path, format!("cannot be read: {error}"))),
         };
-        let manifest: Self =
-            serde_json::from_slice(&json).map_err(|error| AtlasError::broken(&path, format!("is broken: {error}")))?;
+        Self::parse(&path, &json)
+    }
+
+    /// Reads the content of a manifest; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`Manifest::read`].
+    pub fn parse(path: &Path, json: &[u8]) -> Result<Self, AtlasError> {
+        let manifest: Self = serde_json::from_slice(json)
+            .map_err(|error| AtlasError::broken(path, format!("is broken: {error}; pull the atlas again")))?;
         if manifest.schema != SCHEMA || manifest.schema_version.split('.').next() != VERSION.split('.').next() {
             let found = format!("{} {}", manifest.schema, manifest.schema_version);
             return Err(AtlasError::broken(
-                &path,
+                path,
                 format!("is `{found}`, but this neuroglot reads {SCHEMA} {VERSION}; use a newer one"),
             ));
         }
         match manifest.files.iter().find(|file| !stays_inside(&file.path)) {
-            Some(file) => {
-                Err(AtlasError::broken(&path, format!("names `{}`, which lies outside the atlas", file.path)))
-            }
+            Some(file) => Err(AtlasError::broken(path, format!("names `{}`, which lies outside the atlas", file.path))),
             None => Ok(manifest),
         }
     }

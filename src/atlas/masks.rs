@@ -69,13 +69,25 @@ impl MaskSet {
     /// # Errors
     /// When the format has no place for the model's experts.
     pub fn bytes(&self, format: MaskFormat) -> Result<Option<Vec<u8>>, AtlasError> {
+        let order: Vec<LanguageCode> = self.sets.keys().copied().collect();
+        self.bytes_in_order(format, &order)
+    }
+
+    /// As [`MaskSet::bytes`]; the lists of a pth file, which names no languages, stand in the order given.
+    ///
+    /// # Errors
+    /// As [`MaskSet::bytes`].
+    ///
+    /// # Panics
+    /// If a language of the order has no set.
+    pub fn bytes_in_order(&self, format: MaskFormat, order: &[LanguageCode]) -> Result<Option<Vec<u8>>, AtlasError> {
         if let Some(shape) = self.shape().filter(|&shape| !format.holds(shape)) {
             return Err(AtlasError::ExpertsInPth { shape });
         }
         Ok(match format {
             MaskFormat::Safetensors => Some(self.safetensors()),
             MaskFormat::Json => Some(self.json()),
-            MaskFormat::Pth => Some(pth::lists(&self.sets.values().map(NeuronSet::layers).collect::<Vec<_>>())),
+            MaskFormat::Pth => Some(pth::lists(&order.iter().map(|code| self.sets[code].layers()).collect::<Vec<_>>())),
             MaskFormat::Parquet => None,
         })
     }
@@ -146,7 +158,15 @@ impl MaskSet {
     pub fn read(path: &Path, shape: FfnShape) -> Result<BTreeMap<LanguageCode, NeuronSet>, AtlasError> {
         let bytes =
             std::fs::read(path).map_err(|error| AtlasError::broken(path, format!("cannot be read: {error}")))?;
-        let file = SafeTensors::deserialize(&bytes)
+        Self::parse(path, &bytes, shape)
+    }
+
+    /// Reads the sets in the content of a safetensors file; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`MaskSet::read`].
+    pub fn parse(path: &Path, bytes: &[u8], shape: FfnShape) -> Result<BTreeMap<LanguageCode, NeuronSet>, AtlasError> {
+        let file = SafeTensors::deserialize(bytes)
             .map_err(|error| AtlasError::broken(path, format!("is not a safetensors file: {error}")))?;
         let wanted = [shape.layers, shape.layer_width().div_ceil(8)];
         let mut sets = BTreeMap::new();

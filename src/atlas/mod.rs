@@ -3,9 +3,11 @@
 
 mod build;
 mod card;
+mod compare;
+mod import;
 mod manifest;
 mod masks;
-mod pth;
+pub mod pth;
 mod rows;
 mod table;
 mod verify;
@@ -17,11 +19,13 @@ use std::{
 
 pub use self::{
     build::{Evidence, Identification, Release, build, check_place},
+    compare::{Chosen, Comparison, Pair, Shared, Side, compare},
+    import::{Import, UNKNOWN_LICENCE, import},
     manifest::{FileEntry, MANIFEST, Manifest},
     masks::{Mask, MaskFormat, MaskSet},
     rows::{
-        AblationRow, CoverageRow, IdentifyParameters, IdentifyResult, LanguageRow, ModelRow, NeuronRow, OverlapRow, RateResult,
-        RunRow, StabilityRow,
+        AblationRow, CoverageRow, IdentifyParameters, IdentifyResult, LanguageRow, ModelRow, NeuronRow, Origin,
+        OverlapRow, RateResult, RunRow, StabilityRow,
     },
     verify::{Check, verify},
 };
@@ -96,6 +100,43 @@ pub enum AtlasError {
     ExpertsInPth {
         /// The model's grid.
         shape: FfnShape,
+    },
+    /// A file of masks that others made cannot be read.
+    #[error("{path}: {source}")]
+    Pth {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        source: pth::PthError,
+    },
+    /// Two models whose neurons cannot be told to be the same.
+    #[error(
+        "{model_a} has {shape_a}, but {model_b} has {shape_b}: a neuron of one is none of the other; compare models of one shape, such as a \
+         base and its fine-tuned model"
+    )]
+    Shapes {
+        /// The one.
+        model_a: String,
+        /// Its grid.
+        shape_a: FfnShape,
+        /// The other.
+        model_b: String,
+        /// Its grid.
+        shape_b: FfnShape,
+    },
+    /// Two atlases without a common language.
+    #[error(
+        "{a} and {b} have no language in common ({} against {}); `compare ATLAS --languages A,B` compares two languages of one atlas", .held_a.join(", "), .held_b.join(", ")
+    )]
+    NothingInCommon {
+        /// The one.
+        a: PathBuf,
+        /// The other.
+        b: PathBuf,
+        /// The first languages of the one.
+        held_a: Vec<String>,
+        /// The first languages of the other.
+        held_b: Vec<String>,
     },
     /// A rate that the atlas does not hold.
     #[error("{path}: was not identified at --top-rate {asked}; it holds {held}")]
@@ -191,8 +232,15 @@ impl Atlas {
                 _ => {}
             }
         }
+        let models = ModelRow::read(&path.join("data/models.parquet"))?;
+        for ((folder, method), tables) in &methods {
+            let file = path.join(format!("data/neurons/{folder}/{method}.parquet"));
+            let model = models.iter().find(|model| model_folder(&model.id) == *folder);
+            let model = model.ok_or_else(|| AtlasError::broken(&file, "belongs to no model of models.parquet"))?;
+            check_places(&file, model, &tables.neurons)?;
+        }
         Ok(Self {
-            models: ModelRow::read(&path.join("data/models.parquet"))?,
+            models,
             languages: LanguageRow::read(&path.join("data/languages.parquet"))?,
             runs: RunRow::read(&path.join("data/runs.parquet"))?,
             coverage: CoverageRow::read(&path.join("data/coverage.parquet"))?,
@@ -257,7 +305,7 @@ impl Atlas {
         let run = self
             .runs
             .iter()
-            .find(|run| run.kind == "identify" && run.model == model.id && run.method.as_deref() == Some(method));
+            .find(|run| run.kind != "profile" && run.model == model.id && run.method.as_deref() == Some(method));
         let run = run.ok_or_else(|| AtlasError::broken(&path, format!("has no run of `{method}` on {}", model.id)))?;
         let broken =
             |error: serde_json::Error| AtlasError::broken(&path, format!("run {} is broken: {error}", run.run));
@@ -299,6 +347,22 @@ impl MethodTables {
         let start = self.neurons.partition_point(|row| row.language < language);
         let end = self.neurons.partition_point(|row| row.language <= language);
         &self.neurons[start..end]
+    }
+}
+
+/// What everything else takes for granted of a table: every row is a neuron of the model, and none stands twice.
+fn check_places(file: &Path, model: &ModelRow, rows: &[NeuronRow]) -> Result<(), AtlasError> {
+    let shape = model.shape();
+    let wrong = |row: &NeuronRow, what: &str| {
+        let problem = format!("{} {} {what} ({} has {shape})", row.language, shape.words(row.id()), model.id);
+        Err(AtlasError::broken(file, problem))
+    };
+    if let Some(row) = rows.iter().find(|row| !shape.holds(row.id())) {
+        return wrong(row, "lies outside the model");
+    }
+    match rows.windows(2).find(|pair| (pair[0].language, pair[0].id()) == (pair[1].language, pair[1].id())) {
+        Some(pair) => wrong(&pair[1], "stands twice"),
+        None => Ok(()),
     }
 }
 

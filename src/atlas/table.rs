@@ -4,8 +4,8 @@ use std::{fs::File, io::Write, path::Path, sync::Arc};
 
 use arrow::{
     array::{
-        ArrayRef, AsArray, Float32Array, Float64Array, Int16Array, Int32Array, Int64Array, ListArray, RecordBatch,
-        StringArray,
+        Array, ArrayRef, AsArray, Float32Array, Float64Array, Int16Array, Int32Array, Int64Array, ListArray,
+        RecordBatch, StringArray,
     },
     compute::{cast, concat_batches},
     datatypes::{DataType, Field, Float64Type, Int64Type, Schema},
@@ -36,6 +36,13 @@ impl Table {
         self.push(name, false, Arc::new(StringArray::from_iter_values(values)))
     }
 
+    /// As [`Table::optional_text`], but declared to hold no null where it holds none: what a profile fills in throughout stays the
+    /// bytes that it was before an import could leave it open.
+    pub fn known_text<S: AsRef<str>>(self, name: &str, values: impl Iterator<Item = Option<S>>) -> Self {
+        let column: StringArray = values.collect();
+        self.push(name, column.null_count() > 0, Arc::new(column))
+    }
+
     pub fn optional_text<S: AsRef<str>>(self, name: &str, values: impl Iterator<Item = Option<S>>) -> Self {
         self.push(name, true, Arc::new(values.collect::<StringArray>()))
     }
@@ -46,6 +53,12 @@ impl Table {
 
     pub fn i32(self, name: &str, values: impl Iterator<Item = i32>) -> Self {
         self.push(name, false, Arc::new(Int32Array::from_iter_values(values)))
+    }
+
+    /// As [`Table::known_text`], of whole numbers.
+    pub fn known_i32(self, name: &str, values: impl Iterator<Item = Option<i32>>) -> Self {
+        let column: Int32Array = values.collect();
+        self.push(name, column.null_count() > 0, Arc::new(column))
     }
 
     pub fn i64(self, name: &str, values: impl Iterator<Item = i64>) -> Self {
@@ -176,6 +189,24 @@ impl<'a> Columns<'a> {
         match self.batch.column_by_name(name) {
             Some(_) => self.counts(name),
             None => Ok(vec![before; self.rows()]),
+        }
+    }
+
+    /// As [`Columns::counts`], of a column that may be open.
+    pub fn optional_counts<T: TryFrom<i64>>(&self, name: &str) -> Result<Vec<Option<T>>, AtlasError> {
+        let count = |(row, value): (usize, Option<i64>)| {
+            let Some(value) = value else { return Ok(None) };
+            let wrong = || AtlasError::broken(self.path, format!("column `{name}` is {value} in row {row}"));
+            if value < 0 { Err(wrong()) } else { T::try_from(value).map(Some).map_err(|_| wrong()) }
+        };
+        self.optional_integer(name)?.into_iter().enumerate().map(count).collect()
+    }
+
+    /// As [`Columns::optional_text`], of a column that a minor version added: a table that is older has nothing there.
+    pub fn added_text(&self, name: &str) -> Result<Vec<Option<String>>, AtlasError> {
+        match self.batch.column_by_name(name) {
+            Some(_) => self.optional_text(name),
+            None => Ok(vec![None; self.rows()]),
         }
     }
 

@@ -34,7 +34,6 @@ pub fn verify(path: &Path) -> Result<Vec<Check>, AtlasError> {
         Err(error) => checks.push(Check { what: "tables".to_owned(), problem: Some(error.to_string()) }),
         Ok(atlas) => {
             checks.extend(check_counts(&atlas));
-            checks.extend(check_neurons(&atlas));
             checks.extend(check_masks(&atlas));
         }
     }
@@ -135,29 +134,6 @@ fn counts_problem(atlas: &Atlas, model: &ModelRow, path: &str) -> Result<Option<
         }
     }
     Ok(None)
-}
-
-/// Rows lie within the model's grid, once each.
-fn check_neurons(atlas: &Atlas) -> Vec<Check> {
-    let mut checks = Vec::new();
-    for ((folder, method), tables) in &atlas.methods {
-        let model = atlas.models.iter().find(|model| model_folder(&model.id) == *folder);
-        let problem = match model {
-            None => Some("belongs to no model of models.parquet".to_owned()),
-            Some(model) => tables.neurons.iter().zip(tables.neurons.iter().skip(1).map(Some).chain([None])).find_map(
-                |(row, next)| {
-                    let twice = next.is_some_and(|next| (next.language, next.id()) == (row.language, row.id()));
-                    let outside = !model.shape().holds(row.id());
-                    (twice || outside).then(|| {
-                        let what = if twice { "stands twice" } else { "lies outside the model" };
-                        format!("{} {} {what}", row.language, model.shape().words(row.id()))
-                    })
-                },
-            ),
-        };
-        checks.push(Check { what: format!("data/neurons/{folder}/{method}.parquet against models"), problem });
-    }
-    checks
 }
 
 /// Masks and the table of neurons say the same.

@@ -46,9 +46,20 @@ fn shapes() -> Map<String, Value> {
     serde_json::from_str(SHAPES).expect("the bundled shapes are JSON")
 }
 
+/// The names of the well-known models, for people.
+pub(super) fn shape_names() -> String {
+    shapes().keys().cloned().collect::<Vec<_>>().join(", ")
+}
+
+/// The sizes of a well-known model, if there is one of this name: its config and what that asks for.
+pub(super) fn shape(name: &str) -> anyhow::Result<Option<(Map<String, Value>, Architecture)>> {
+    let Some(Value::Object(config)) = shapes().remove(name) else { return Ok(None) };
+    let architecture = family::of_config("shapes.json".into(), &config, &|_| false).map_err(ModelError::from)?;
+    Ok(Some((config, architecture)))
+}
+
 fn shape_help() -> String {
-    let names = shapes().keys().cloned().collect::<Vec<_>>().join(", ");
-    format!("Time random weights of a well-known model's sizes: {names}")
+    format!("Time random weights of a well-known model's sizes: {}", shape_names())
 }
 
 /// What was measured. Rates are per second; spreads are the slowest and the fastest pass.
@@ -118,12 +129,10 @@ impl BenchArgs {
     }
 
     fn of_shape(&self) -> anyhow::Result<(String, Architecture, Decoder)> {
-        let shapes = shapes();
-        let Some(config) = shapes.get(&self.shape).and_then(Value::as_object) else {
-            let known = shapes.keys().cloned().collect::<Vec<_>>().join(", ");
+        let Some((_, mut architecture)) = shape(&self.shape)? else {
+            let known = shape_names();
             return Err(usage(anyhow::anyhow!("--shape {}: no such shape is known; take one of {known}", self.shape)));
         };
-        let mut architecture = family::of_config("shapes.json".into(), config, &|_| false).map_err(ModelError::from)?;
         shorten(&mut architecture, self.layers);
         room(&architecture)?;
         let needs = architecture.tensors();

@@ -204,15 +204,16 @@ pub fn identify<'a>(
     let stability = if stable { Some(Stability::estimate(&lape, &profiles, &selection, resampling)?) } else { None };
     let evidence = Evidence { overlaps: overlaps(&profiles, &selection)?, stability };
     let parameters = IdentifyParameters {
-        profile: profile.head.run.clone(),
+        profile: Some(profile.head.run.clone()),
         method: settings.method.clone(),
-        filter_rate: options.filter_rate.get(),
-        activation_bar: options.activation_bar.get(),
+        filter_rate: Some(options.filter_rate.get()),
+        activation_bar: Some(options.activation_bar.get()),
         top_rates: cuts.iter().map(|(rate, _)| *rate).collect(),
-        arithmetic: settings.arithmetic.clone(),
+        arithmetic: Some(settings.arithmetic.clone()),
         seed: settings.seed,
         resamples: if stable { settings.resamples } else { 0 },
         languages: languages.to_vec(),
+        origin: None,
     };
     Ok(Identification { profile, coverage, means, parameters, selection, rates: cuts, evidence })
 }

@@ -1,28 +1,30 @@
 //! `neuroglot mask`.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::Args;
 
 use super::{Outcome, Talk, usage};
 use crate::{
     atlas::{Atlas, Mask, MaskFormat, MaskSet, NeuronRow, model_folder},
-    language::Registry,
+    language::{LanguageCode, Registry},
+    neuron::NeuronSet,
     output,
     output::thousands,
 };
 
-/// Write one language's neurons as a mask that other programs read.
+/// Write the neurons of one language, or of several, as a mask that other programs read.
 #[derive(Args)]
 pub struct MaskArgs {
     /// Atlas folder.
     #[arg(value_name = "ATLAS")]
     atlas: PathBuf,
-    /// The language, in any usual spelling.
-    #[arg(long, value_name = "LANGUAGE")]
+    /// The language, in any usual spelling; or a list of them, `all`, or @FILE.
+    #[arg(long, visible_alias = "languages", value_name = "LANGUAGE")]
     language: String,
     /// safetensors: bits; json: indices per layer (and expert); parquet: rows with evidence; pth: lists for torch.load, of models
-    /// without experts.
+    /// without experts, in the order of --language (`all` of an import: in that of the file that was imported).
     #[arg(long, value_enum, default_value = "safetensors")]
     format: MaskFormat,
     /// File to write.
@@ -41,12 +43,22 @@ pub struct MaskArgs {
 
 impl MaskArgs {
     pub fn run(self, talk: &Talk) -> anyhow::Result<Outcome> {
-        let language = Registry::builtin().resolve(&self.language).map_err(usage)?;
+        // What was typed is checked before what was found; `all` can only be found.
+        let typed = Registry::builtin().resolve_order(&self.language, &[]).map_err(usage)?;
         let atlas = Atlas::open(&self.atlas)?;
         let model = atlas.model(self.model.as_deref())?;
-        let (set, rate) = atlas.set(model, &self.method, language.code, self.top_rate)?;
-        let neurons = set.len();
-        let (run, _, _) = atlas.identification(model, &self.method)?;
+        let tables = atlas.method(model, &self.method)?;
+        let (run, parameters, _) = atlas.identification(model, &self.method)?;
+        let languages = if typed.is_empty() { parameters.languages } else { typed };
+        let mut sets = Vec::new();
+        let mut rate = None;
+        for &language in &languages {
+            let (set, cut) = atlas.set(model, &self.method, language, self.top_rate)?;
+            sets.push(set);
+            rate = Some(cut);
+        }
+        let rate = rate.with_context(|| format!("{}: no language was compared in it", self.atlas.display()))?;
+        let neurons: usize = sets.iter().map(NeuronSet::len).sum();
         let table = format!("data/neurons/{}/{}.parquet", model_folder(&model.id), self.method);
         let masks = MaskSet {
             mask: Mask {
@@ -58,26 +70,34 @@ impl MaskArgs {
                 run: run.run.clone(),
                 table_sha256: atlas.manifest.file(&table).map(|file| file.sha256.clone()).unwrap_or_default(),
             },
-            sets: BTreeMap::from([(language.code, set)]),
+            sets: languages.iter().copied().zip(sets).collect(),
         };
-        if let Some(bytes) = masks.bytes(self.format)? {
+        if let Some(bytes) = masks.bytes_in_order(self.format, &languages)? {
             output::write(&self.out, &bytes)?;
         } else {
-            let rows = atlas.method(model, &self.method)?.of(language.code);
-            let rows: Vec<NeuronRow> = rows.iter().filter(|row| rate.includes(row.rank)).cloned().collect();
+            let rows = tables.neurons.iter().filter(|row| languages.contains(&row.language));
+            let rows: Vec<NeuronRow> = rows.filter(|row| rate.includes(row.rank)).cloned().collect();
             NeuronRow::write(&rows, &self.out)?;
         }
         let report =
-            serde_json::json!({ "language": language.code, "model": model.id, "neurons": neurons, "out": self.out });
+            serde_json::json!({ "languages": languages, "model": model.id, "neurons": neurons, "out": self.out });
         talk.result(&report, || {
-            format!(
-                "{} neurons of {} ({}) in {}",
-                thousands(neurons as u64),
-                language.name,
-                language.code,
-                self.out.display()
-            )
+            format!("{} neurons of {} in {}", thousands(neurons as u64), names(&languages), self.out.display())
         })?;
+        if self.format == MaskFormat::Pth && languages.len() > 1 {
+            let order = languages.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            talk.say(format!("a pth file does not name its languages; keep their order beside it: {order}"));
+        }
         Ok(Outcome::Done)
+    }
+}
+
+/// `Maltese (mlt_Latn)`, or how many languages there are.
+fn names(languages: &[LanguageCode]) -> String {
+    match languages {
+        [code] => {
+            Registry::builtin().get(*code).map_or_else(|| code.to_string(), |known| format!("{} ({code})", known.name))
+        }
+        many => format!("{} languages", many.len()),
     }
 }

@@ -1,8 +1,10 @@
 //! The command line: strings to a validated plan, the plan to the library, its errors and its exit code to people.
 
 mod bench;
+mod compare;
 mod demo;
 mod identify;
+mod import;
 mod mask;
 mod merge;
 mod profile;
@@ -42,6 +44,8 @@ enum Command {
     Identify(identify::IdentifyArgs),
     Site(site::SiteArgs),
     Mask(mask::MaskArgs),
+    Import(import::ImportArgs),
+    Compare(compare::CompareArgs),
     Verify(verify::VerifyArgs),
     Bench(bench::BenchArgs),
 }
@@ -107,6 +111,8 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Identify(args) => args.run(&talk),
         Command::Site(args) => args.run(&talk),
         Command::Mask(args) => args.run(&talk),
+        Command::Import(args) => args.run(&talk),
+        Command::Compare(args) => args.run(&talk),
         Command::Verify(args) => args.run(&talk),
         Command::Bench(args) => args.run(&talk),
     };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Args;
 
-use super::{Outcome, STOP, Talk};
+use super::{Outcome, STOP, Talk, usage};
 use crate::{
     atlas::Atlas,
     site::{self, Data, SiteUrl},
@@ -23,7 +23,8 @@ pub struct SiteArgs {
     /// Where the site will stand, such as `https://example.org/atlas`: adds canonical links, a sitemap, and pictures for shared links.
     #[arg(long, value_name = "URL")]
     site_url: Option<SiteUrl>,
-    /// Languages of the interface beside English; all, unless said.
+    /// Languages of the interface beside English, or `all`. Unless said, all where the pages of a model stay below 60 MB, as those of small
+    /// models do (130 MB with `--data full`), else English alone.
     #[arg(long, value_delimiter = ',', value_name = "CODES")]
     locales: Option<Vec<String>>,
     /// What goes to the browser beside the pages: `default` draws every neuron in 16 steps, `full` adds every neuron's probability in
@@ -43,8 +44,15 @@ pub struct SiteArgs {
 
 impl SiteArgs {
     pub fn run(self, talk: &Talk) -> anyhow::Result<Outcome> {
+        site::check_locales(self.locales.as_deref()).map_err(usage)?;
         let atlases = self.atlases.iter().map(|path| Atlas::open(path)).collect::<Result<Vec<_>, _>>()?;
         let options = site::Options { url: self.site_url, locales: self.locales, data: self.data, zip: self.zip };
+        let plan = site::plan(&atlases, &options)?;
+        let size = site::size_text(plan.bytes);
+        talk.say(format!("about {size} will be written to {}, in {}", self.out.display(), plan.locales.join(", ")));
+        if plan.short {
+            talk.say("in English only, since in all languages of the interface it would be too large; `--locales all` writes them");
+        }
         let report = site::render_with(&atlases, &self.out, &options)?;
         talk.result(&report, || {
             format!(

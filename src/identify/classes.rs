@@ -44,12 +44,19 @@ pub fn class<'a>(
     neuron: &SelectedNeuron,
     family: impl Fn(LanguageCode) -> &'a str,
 ) -> Option<Class> {
+    if !neuron.probabilities.is_empty() && neuron.probabilities.iter().all(|&p| p == 0.0) {
+        return Some(Class::Dead);
+    }
     let languages = selection.tokens.iter().filter(|&&tokens| tokens > 0).count();
-    let mut families = neuron.assigned.iter().map(|&language| family(selection.languages[usize::from(language)]));
+    class_of(neuron.assigned.iter().map(|&language| family(selection.languages[usize::from(language)])), languages)
+}
+
+/// The class of a neuron that fires, by the families of the languages that it serves, among so many that were compared; none if it
+/// serves no language.
+pub fn class_of<'a>(mut families: impl ExactSizeIterator<Item = &'a str>, languages: usize) -> Option<Class> {
+    let served = families.len();
     let first = families.next();
-    let served = neuron.assigned.len();
     match served {
-        _ if !neuron.probabilities.is_empty() && neuron.probabilities.iter().all(|&p| p == 0.0) => Some(Class::Dead),
         0 => None,
         1 => Some(Class::Exclusive),
         _ if 2 * served >= languages => Some(Class::General),

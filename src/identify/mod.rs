@@ -18,7 +18,7 @@ mod selection;
 mod stability;
 
 pub use arithmetic::Arithmetic;
-pub use classes::{Class, class, classes};
+pub use classes::{Class, class, class_of, classes};
 pub use counts::{LanguageCounts, Profiles};
 pub use lape::Lape;
 pub use overlap::{Overlap, overlaps};

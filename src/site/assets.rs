@@ -62,9 +62,10 @@ impl Assets {
     pub fn new(locales: &[&'static Locale]) -> Result<Self, SiteError> {
         let environments = locales.iter().map(|&locale| Ok((locale.code, environment(locale)?)));
         let scripts = format!("{SITE_JS}{MAP_JS}");
-        let words = locales.iter().filter(|locale| !locale.is_english()).map(|locale| {
-            (locale.code, Asset::new(&format!("words.{}", locale.code), "js", &locale.script(&scripts)))
-        });
+        let words = locales
+            .iter()
+            .filter(|locale| !locale.is_english())
+            .map(|locale| (locale.code, Asset::new(&format!("words.{}", locale.code), "js", &locale.script(&scripts))));
         Ok(Self {
             css: Asset::new("site", "css", CSS),
             js: Asset::new("site", "js", SITE_JS),

@@ -84,9 +84,9 @@ fn pairs_caption(spot: &Spot, pairs: &[Near]) -> String {
         return spot.say("No two languages share a neuron.", &[]);
     };
     let shown: Vec<&Near> = pairs.iter().take(PAIRS).collect();
-    let related = shown.iter().filter(|(a, b, ..)| {
-        view.language(*a).zip(view.language(*b)).is_some_and(|(a, b)| a.family == b.family)
-    });
+    let related = shown
+        .iter()
+        .filter(|(a, b, ..)| view.language(*a).zip(view.language(*b)).is_some_and(|(a, b)| a.family == b.family));
     spot.say(
         "The {pairs} closest pairs of languages; {related} of them are of one family. The closest has a Jaccard index of {largest}.",
         &[
@@ -116,7 +116,9 @@ struct Pair<'a> {
 impl<'a> Pair<'a> {
     fn new(view: &'a View<'a>, a: &'a LanguageRow, b: &'a LanguageRow) -> Self {
         let [rows_a, rows_b] = [a, b].map(|language| view.tables.of(language.code));
-        let find = |rows: &'a [NeuronRow], id: NeuronId| rows.binary_search_by_key(&id, NeuronRow::id).ok().map(|at| &rows[at]);
+        let find = |rows: &'a [NeuronRow], id: NeuronId| {
+            rows.binary_search_by_key(&id, NeuronRow::id).ok().map(|at| &rows[at])
+        };
         let mut both: Vec<_> = rows_a.iter().filter_map(|row| Some((row, find(rows_b, row.id())?))).collect();
         both.sort_by_key(|(row, _)| row.rank);
         let alone = |rows: &'a [NeuronRow], others: &'a [NeuronRow]| {
@@ -182,16 +184,22 @@ impl<'a> Pair<'a> {
         let height = figure::row_height(view.model.layers).max(16);
         let reach = height / 2 - 1;
         let layers = view.model.layers;
-        let (mut up, mut down, mut through) =
-            (vec![BTreeSet::new(); layers], vec![BTreeSet::new(); layers], vec![BTreeSet::new(); layers]);
-        let column = |row: &NeuronRow| view.neurons[&row.id()].column;
-        self.only[0].iter().for_each(|row| drop(up[row.layer].insert(column(row))));
-        self.only[1].iter().for_each(|row| drop(down[row.layer].insert(column(row))));
-        self.both.iter().for_each(|(row, _)| drop(through[row.layer].insert(column(row))));
-        let path = |columns: &BTreeSet<usize>, tail: &str| columns.iter().fold(String::new(), |mut path, x| {
-            let _ = write!(path, "M{x} {tail}");
-            path
-        });
+        let columns = |rows: &mut dyn Iterator<Item = &NeuronRow>| {
+            let mut columns = vec![BTreeSet::new(); layers];
+            for row in rows {
+                columns[row.layer].insert(view.neurons[&row.id()].column);
+            }
+            columns
+        };
+        let up = columns(&mut self.only[0].iter().copied());
+        let down = columns(&mut self.only[1].iter().copied());
+        let through = columns(&mut self.both.iter().map(|(row, _)| *row));
+        let path = |columns: &BTreeSet<usize>, tail: &str| {
+            columns.iter().fold(String::new(), |mut path, x| {
+                let _ = write!(path, "M{x} {tail}");
+                path
+            })
+        };
         let rows = (0..layers).map(|layer| {
             json!({
                 "y": (layers - layer) * height - height / 2,
@@ -199,7 +207,8 @@ impl<'a> Pair<'a> {
                 "both": path(&through[layer], &format!("-{reach}v{}", reach * 2)),
             })
         });
-        let axis = (0..layers).filter(|&layer| layers <= 12 || layer + 1 == layers || layer % 5 == 0 && layer + 2 < layers);
+        let axis =
+            (0..layers).filter(|&layer| layers <= 12 || layer + 1 == layers || layer % 5 == 0 && layer + 2 < layers);
         let axis = axis.map(|layer| json!({ "y": (layers - layer) * height - height / 2 + 4, "text": layer }));
         json!({
             "row": height, "height": layers * height, "width": view.columns(), "rows": rows.collect::<Vec<_>>(),
@@ -218,7 +227,8 @@ impl<'a> Pair<'a> {
             let mut path = String::new();
             for (layer, share) in shares.iter().flatten().enumerate() {
                 let sign = if layer == 0 { 'M' } else { 'L' };
-                let _ = write!(path, "{sign}{:.0} {}", share / axis_max * 1000.0, (layers - layer) * height - height / 2);
+                let _ =
+                    write!(path, "{sign}{:.0} {}", share / axis_max * 1000.0, (layers - layer) * height - height / 2);
             }
             path
         };
@@ -228,7 +238,13 @@ impl<'a> Pair<'a> {
     fn figures(&self, data: &Value) -> Vec<(String, Vec<u8>)> {
         let number = |value: Option<f32>| value.map_or_else(String::new, |value| value.to_string());
         let rows = self.both.iter().map(|(a, b)| {
-            vec![a.layer.to_string(), a.expert.to_string(), a.neuron.to_string(), number(a.probability), number(b.probability)]
+            vec![
+                a.layer.to_string(),
+                a.expert.to_string(),
+                a.neuron.to_string(),
+                number(a.probability),
+                number(b.probability),
+            ]
         });
         let [a, b] = [self.a, self.b].map(|language| language.code);
         let (head_a, head_b) = (format!("probability_{a}"), format!("probability_{b}"));
@@ -244,13 +260,20 @@ impl<'a> Pair<'a> {
                 plot,
                 "<g transform=\"translate(.5 {})\"><path class=\"rule\" d=\"M0 0h{}\"/><path class=\"m-own\" d=\"{}\"/><path class=\"m-shared\" d=\"{}\"/>\
                  <path class=\"d-mean\" d=\"{}\"/></g>",
-                row["y"], self.view.columns(), text("a"), text("b"), text("both")
+                row["y"],
+                self.view.columns(),
+                text("a"),
+                text("b"),
+                text("both")
             );
         }
         for tick in art["axis"].as_array().into_iter().flatten() {
             picture.text(46.0, tick["y"].as_f64().unwrap_or(0.0) + 14.0, "end", &tick["text"].to_string());
         }
-        let key = format!("Up, blue: serves {} only. Down, amber: {} only. Through the line, grey: both.", self.a.name, self.b.name);
+        let key = format!(
+            "Up, blue: serves {} only. Down, amber: {} only. Through the line, grey: both.",
+            self.a.name, self.b.name
+        );
         picture.text(56.0, height as f64 + 34.0, "start", &key);
         picture.plot((56.0, 14.0), (850.0, height as f64), (self.view.columns(), height), &plot);
         let layers = data["layers"].as_array().into_iter().flatten();

@@ -63,7 +63,11 @@ pub fn provenance(spot: &Spot) -> Vec<(String, String)> {
     let none = || "–".to_owned();
     let mut rows = vec![(spot.say("Model", &[]), view.model.id.clone())];
     rows.extend(view.model.revision.clone().map(|revision| (spot.say("Revision", &[]), revision)));
-    rows.push((spot.say("Weights", &[]), view.model.weights_sha256.trim_matches(['{', '}']).replace('"', "")));
+    let weights = view.model.weights_sha256.as_ref();
+    rows.push((
+        spot.say("Weights", &[]),
+        weights.map_or_else(none, |hashes| hashes.trim_matches(['{', '}']).replace('"', "")),
+    ));
     if let Some(run) = view.profile {
         let context = run.context.map_or_else(none, |tokens| {
             spot.say("{tokens} tokens, full, not padded", &[("tokens", &spot.locale.integer(tokens))])
@@ -84,16 +88,16 @@ pub fn provenance(spot: &Spot) -> Vec<(String, String)> {
         ]);
     }
     let parameters = &view.parameters;
-    let arithmetic =
-        spot.say("{method}, {kind} arithmetic", &[("method", &view.method), ("kind", &parameters.arithmetic)]);
+    let arithmetic = parameters.arithmetic.as_ref().map_or_else(
+        || view.method.clone(),
+        |kind| spot.say("{method}, {kind} arithmetic", &[("method", &view.method), ("kind", kind)]),
+    );
+    rows.extend(view.identify.origin.clone().map(|origin| (spot.say("Imported from", &[]), origin)));
     rows.extend([
         (spot.say("Method", &[]), arithmetic),
-        (
-            spot.say("Top rate", &[]),
-            parameters.top_rates.iter().map(f64::to_string).collect::<Vec<_>>().join(", "),
-        ),
-        (spot.say("Filter rate", &[]), parameters.filter_rate.to_string()),
-        (spot.say("Activation bar", &[]), parameters.activation_bar.to_string()),
+        (spot.say("Top rate", &[]), parameters.top_rates.iter().map(f64::to_string).collect::<Vec<_>>().join(", ")),
+        (spot.say("Filter rate", &[]), parameters.filter_rate.map_or_else(none, |rate| rate.to_string())),
+        (spot.say("Activation bar", &[]), parameters.activation_bar.map_or_else(none, |rate| rate.to_string())),
         (spot.say("Languages compared", &[]), spot.integer(parameters.languages.len())),
         (spot.say("Identification run", &[]), view.identify.run.clone()),
     ]);

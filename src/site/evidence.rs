@@ -94,7 +94,8 @@ fn stability_caption(spot: &Spot) -> String {
     };
     let text = |value: f64| spot.decimal(Some(value), 2);
     let middle = found.len() / 2;
-    let median = if found.len() % 2 == 1 { found[middle].0 } else { f64::midpoint(found[middle - 1].0, found[middle].0) };
+    let median =
+        if found.len() % 2 == 1 { found[middle].0 } else { f64::midpoint(found[middle - 1].0, found[middle].0) };
     if text(*lowest) == text(*highest) {
         return spot.count(
             found.len(),
@@ -108,7 +109,10 @@ fn stability_caption(spot: &Spot) -> String {
     let end = if tied == 1 {
         spot.say("{name} is the least stable ({lowest}).", &[("name", &name), ("lowest", &text(*lowest))])
     } else {
-        spot.say("{count} languages are the least stable ({lowest}).", &[("count", &spot.integer(tied)), ("lowest", &text(*lowest))])
+        spot.say(
+            "{count} languages are the least stable ({lowest}).",
+            &[("count", &spot.integer(tied)), ("lowest", &text(*lowest))],
+        )
     };
     let first = spot.say(
         "From two halves of the documents, the sets of half of the languages agree by a Jaccard index of {median} or more.",
@@ -122,19 +126,27 @@ fn stability_csv(view: &View) -> Vec<u8> {
     let rows = view.languages.iter().map(|language| {
         let row = view.stability(language.code);
         vec![
-            language.code.to_string(), view.sizes(language.code).0.to_string(), number(row.and_then(|row| row.mean_selection_freq)),
-            number(row.and_then(|row| row.split_half_jaccard)), number(row.and_then(|row| row.deff)),
+            language.code.to_string(),
+            view.sizes(language.code).0.to_string(),
+            number(row.and_then(|row| row.mean_selection_freq)),
+            number(row.and_then(|row| row.split_half_jaccard)),
+            number(row.and_then(|row| row.deff)),
             number(row.and_then(|row| row.margin_to_bar)),
         ]
     });
-    figure::csv(&["language", "neurons", "selection_frequency", "split_half_jaccard", "design_effect", "margin_to_bar"], rows)
+    figure::csv(
+        &["language", "neurons", "selection_frequency", "split_half_jaccard", "design_effect", "margin_to_bar"],
+        rows,
+    )
 }
 
 fn stability_picture(spot: &Spot, points: &[(f64, f64, &str)]) -> Vec<u8> {
     let title = format!("Stability of the languages’ sets in {}", spot.view.model.id);
     let mut picture = figure::Picture::new(720, 640, &title, &stability_caption(spot), &figure::source(spot.view));
     let d = scatter(points)["d"].as_str().unwrap_or_default().to_owned();
-    let plot = format!("<path class=\"grid\" d=\"M0 0V1000H1000M0 500H1000M500 0V1000M0 250H1000M0 750H1000M250 0V1000M750 0V1000\"/><path class=\"d-dot\" d=\"{d}\"/>");
+    let plot = format!(
+        "<path class=\"grid\" d=\"M0 0V1000H1000M0 500H1000M500 0V1000M0 250H1000M0 750H1000M250 0V1000M750 0V1000\"/><path class=\"d-dot\" d=\"{d}\"/>"
+    );
     for at in [0.0, 0.5, 1.0] {
         picture.text(70.0 + at * 560.0, 590.0, "middle", &format!("{at}"));
         picture.text(62.0, 14.0 + (1.0 - at) * 560.0, "end", &format!("{at}"));
@@ -159,14 +171,20 @@ struct Ablation<'a> {
 impl<'a> Ablation<'a> {
     fn new(view: &'a View<'a>) -> Option<Self> {
         let cells = &view.tables.ablation;
-        let own: BTreeMap<_, _> =
-            cells.iter().filter(|row| row.control == AblationRow::OWN).map(|row| ((row.ablated, row.language), row)).collect();
+        let own: BTreeMap<_, _> = cells
+            .iter()
+            .filter(|row| row.control == AblationRow::OWN)
+            .map(|row| ((row.ablated, row.language), row))
+            .collect();
         let mut draws: BTreeMap<(&str, LanguageCode, LanguageCode), Vec<f64>> = BTreeMap::new();
         for row in cells.iter().filter(|row| row.control != AblationRow::OWN) {
             draws.entry((row.control.as_str(), row.ablated, row.language)).or_default().push(row.delta);
         }
-        let random = draws.into_iter().map(|(key, values)| (key, values.iter().sum::<f64>() / values.len() as f64)).collect();
-        let order = |keep: &dyn Fn(LanguageCode) -> bool| view.tree.leaves.iter().copied().filter(|code| keep(*code)).collect::<Vec<_>>();
+        let random =
+            draws.into_iter().map(|(key, values)| (key, values.iter().sum::<f64>() / values.len() as f64)).collect();
+        let order = |keep: &dyn Fn(LanguageCode) -> bool| {
+            view.tree.leaves.iter().copied().filter(|code| keep(*code)).collect::<Vec<_>>()
+        };
         let rows = order(&|code| own.keys().any(|(ablated, _)| *ablated == code));
         let columns = order(&|code| own.keys().any(|(_, language)| *language == code));
         (!rows.is_empty() && !columns.is_empty()).then_some(Self { view, rows, columns, own, random })
@@ -181,7 +199,8 @@ impl<'a> Ablation<'a> {
         let mean = |values: Vec<f64>| (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64);
         let of = |on: bool| self.own.iter().filter(|((a, b), _)| (a == b) == on).map(|(_, row)| row.delta).collect();
         let control = |name: &'a str| {
-            let values = self.random.iter().filter(|((control, a, b), _)| *control == name && a == b).map(|(_, value)| *value);
+            let values =
+                self.random.iter().filter(|((control, a, b), _)| *control == name && a == b).map(|(_, value)| *value);
             (name, mean(values.collect()))
         };
         (mean(of(true)), mean(of(false)), [AblationRow::PER_LAYER, AblationRow::ANYWHERE].map(control).to_vec())
@@ -190,7 +209,8 @@ impl<'a> Ablation<'a> {
     /// Place of a language's own cell in its row, and in its column, from 1; by the size of the rise.
     fn ranks(&self, code: LanguageCode) -> Option<(usize, usize)> {
         let own = self.cell(code, code)?;
-        let above = |cells: &mut dyn Iterator<Item = Option<f64>>| 1 + cells.flatten().filter(|value| *value > own).count();
+        let above =
+            |cells: &mut dyn Iterator<Item = Option<f64>>| 1 + cells.flatten().filter(|value| *value > own).count();
         let row = above(&mut self.columns.iter().map(|language| self.cell(code, *language)));
         let column = above(&mut self.rows.iter().map(|ablated| self.cell(*ablated, code)));
         Some((row, column))
@@ -210,7 +230,8 @@ impl<'a> Ablation<'a> {
         let mut said = match beside {
             Some(beside) => {
                 let arguments = [("own", text(diagonal)), ("others", text(beside))];
-                let arguments: Vec<(&str, &str)> = arguments.iter().map(|(name, value)| (*name, value.as_str())).collect();
+                let arguments: Vec<(&str, &str)> =
+                    arguments.iter().map(|(name, value)| (*name, value.as_str())).collect();
                 if diagonal > beside && diagonal > 0.0 {
                     spot.say(
                         "Without its own neurons a language’s loss rises by {own} nats per token on average, other languages’ by {others}: the diagonal stands out.",
@@ -228,9 +249,10 @@ impl<'a> Ablation<'a> {
                 &[("own", &text(diagonal))],
             ),
         };
-        let random = controls.iter().filter_map(|(_, value)| *value).fold(None, |most: Option<f64>, value| {
-            Some(most.map_or(value, |most| most.max(value)))
-        });
+        let random = controls
+            .iter()
+            .filter_map(|(_, value)| *value)
+            .fold(None, |most: Option<f64>, value| Some(most.map_or(value, |most| most.max(value))));
         if let Some(random) = random {
             let random_text = text(random);
             said.push(' ');
@@ -245,7 +267,9 @@ impl<'a> Ablation<'a> {
 
     fn data(&self, spot: &Spot) -> Value {
         let (diagonal, beside, controls) = self.means();
-        let name = |code: LanguageCode| self.view.language(code).map_or_else(|| code.to_string(), |language| language.name.clone());
+        let name = |code: LanguageCode| {
+            self.view.language(code).map_or_else(|| code.to_string(), |language| language.name.clone())
+        };
         let mut summary = vec![
             (spot.say("Own neurons, own language (diagonal)", &[]), diagonal),
             (spot.say("Own neurons, other languages", &[]), beside),
@@ -258,11 +282,12 @@ impl<'a> Ablation<'a> {
             };
             (label, value)
         }));
-        let ratio = |value: Option<f64>| value.zip(diagonal).filter(|(value, _)| *value > 0.0).map(|(value, own)| own / value);
+        let ratio =
+            |value: Option<f64>| value.zip(diagonal).filter(|(value, _)| *value > 0.0).map(|(value, own)| own / value);
         let top = self.largest();
-        let scale = (0..figure::STEPS).map(|step| {
-            json!({ "step": step, "text": spot.decimal(Some(top * step as f64 / figure::STEPS as f64), 2) })
-        });
+        let scale = (0..figure::STEPS).map(
+            |step| json!({ "step": step, "text": spot.decimal(Some(top * step as f64 / figure::STEPS as f64), 2) }),
+        );
         let languages = self.rows.iter().map(|&code| {
             let ranks = self.ranks(code);
             let own = self.own.get(&(code, code));
@@ -298,7 +323,11 @@ impl<'a> Ablation<'a> {
     fn csv(&self) -> Vec<u8> {
         let rows = self.view.tables.ablation.iter().map(|row| {
             vec![
-                row.ablated.to_string(), row.language.to_string(), row.control.clone(), row.draw.to_string(), row.delta.to_string(),
+                row.ablated.to_string(),
+                row.language.to_string(),
+                row.control.clone(),
+                row.draw.to_string(),
+                row.delta.to_string(),
                 row.stderr.map_or_else(String::new, |error| error.to_string()),
             ]
         });
@@ -309,7 +338,8 @@ impl<'a> Ablation<'a> {
         let art = self.art();
         let title = format!("Ablation matrix of {}", self.view.model.id);
         let side = 860.0;
-        let mut picture = figure::Picture::new(1080, side as usize + 40, &title, &self.caption(spot), &figure::source(self.view));
+        let mut picture =
+            figure::Picture::new(1080, side as usize + 74, &title, &self.caption(spot), &figure::source(self.view));
         let cells: String = art["cells"]
             .as_array()
             .into_iter()
@@ -317,11 +347,21 @@ impl<'a> Ablation<'a> {
             .map(|cell| format!("<path class=\"q{}\" d=\"{}\"/>", cell["step"], cell["d"].as_str().unwrap_or_default()))
             .collect();
         let square = side / self.rows.len() as f64;
-        for (at, code) in self.rows.iter().enumerate().filter(|_| square > 5.0) {
-            picture.text(170.0, (at as f64 + 0.5) * square + 12.0, "end", &code.to_string());
+        for (at, code) in self.rows.iter().enumerate() {
+            picture.name(170.0, (at as f64 + 0.5) * square + 8.0, square, &code.to_string());
         }
-        picture.plot((180.0, 8.0), (side, side), (self.columns.len(), self.rows.len()), &format!("<g class=\"cells\">{cells}</g>"));
-        picture.text(180.0, side + 28.0, "start", "Rows: neurons switched off. Columns: language measured, in the same order.");
-        picture.finish()
+        picture.plot(
+            (180.0, 8.0),
+            (side, side),
+            (self.columns.len(), self.rows.len()),
+            &format!("<g class=\"cells\">{cells}</g>"),
+        );
+        picture.text(
+            180.0,
+            side + 28.0,
+            "start",
+            "Rows: neurons switched off. Columns: language measured, in the same order.",
+        );
+        picture.scale(180.0, side + 40.0, self.largest(), "nats per token").finish()
     }
 }

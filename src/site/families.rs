@@ -27,7 +27,8 @@ pub fn sheet(spot: &Spot) -> Sheet {
         })
     }).collect();
     let rows = view.families.iter().map(|family| {
-        let members: Vec<&LanguageRow> = view.languages.iter().filter(|language| language.family == family.name).copied().collect();
+        let members: Vec<&LanguageRow> =
+            view.languages.iter().filter(|language| language.family == family.name).copied().collect();
         let cohesion = cohesion(view, &members).map_or_else(String::new, |value| value.to_string());
         vec![family.name.clone(), family.size.to_string(), own_neurons(view, &members).to_string(), cohesion]
     });
@@ -59,7 +60,10 @@ fn leaf(spot: &Spot, language: &LanguageRow) -> Value {
 /// Selected neurons that serve at least two of these languages and none other.
 fn own_neurons(view: &View, members: &[&LanguageRow]) -> usize {
     let member = |code| members.iter().any(|language| language.code == code);
-    view.neurons.values().filter(|served| served.rows.len() > 1 && served.rows.iter().all(|row| member(row.language))).count()
+    view.neurons
+        .values()
+        .filter(|served| served.rows.len() > 1 && served.rows.iter().all(|row| member(row.language)))
+        .count()
 }
 
 /// Mean Jaccard index of the pairs within; none of fewer than two languages.

@@ -55,12 +55,9 @@ pub enum Marks {
 
 impl Marks {
     fn of(view: &View, total: usize) -> Self {
-        let layers = view.model.layers;
-        let mut fullest = vec![0usize; layers];
-        view.neurons.keys().for_each(|id| fullest[id.layer] += 1);
-        match fullest.into_iter().max() {
-            Some(most) if most > view.columns() / 2 => Self::Ridges,
-            _ if total <= 80 && layers <= 40 => Self::Pins,
+        match total {
+            _ if crowded(view) => Self::Ridges,
+            ..=80 if view.model.layers <= 40 => Self::Pins,
             _ => Self::Strokes,
         }
     }
@@ -72,6 +69,25 @@ impl Marks {
             Self::Ridges => "ridges",
         }
     }
+}
+
+/// Whether a layer has more selected neurons than its columns can show one by one.
+pub fn crowded(view: &View) -> bool {
+    let mut fullest = vec![0usize; view.model.layers];
+    view.neurons.keys().for_each(|id| fullest[id.layer] += 1);
+    fullest.into_iter().max().is_some_and(|most| most > view.columns() / 2)
+}
+
+/// The silhouettes of a map as numbers: layer, bin, and the neurons that stand there (all selected, the language's, its alone).
+pub fn map_bins(view: &View, rows: &[MapRow]) -> Vec<Vec<String>> {
+    let mut lines = Vec::new();
+    for (layer, row) in rows.iter().enumerate() {
+        let [all, own, specific] = binned(row, view.columns());
+        for bin in (0..BINS).filter(|&bin| own[bin] > 0) {
+            lines.push([layer, bin, all[bin], own[bin], specific[bin]].map(|n| n.to_string()).to_vec());
+        }
+    }
+    lines
 }
 
 /// One layer of a neuron map: columns of the neurons that serve the language alone, it and others, and others only.
@@ -113,11 +129,8 @@ pub fn map_as(marks: Marks, columns: usize, rows: &[MapRow]) -> Value {
     let height = row_height(layers);
     let scale = |share: f64| (height as f64 * share).round() as usize;
     let (full, half, low) = (scale(0.84), scale(0.46), scale(0.2));
-    let bins: Vec<[Vec<usize>; 3]> = if marks == Marks::Ridges {
-        rows.iter().map(|row| binned(row, columns)).collect()
-    } else {
-        Vec::new()
-    };
+    let bins: Vec<[Vec<usize>; 3]> =
+        if marks == Marks::Ridges { rows.iter().map(|row| binned(row, columns)).collect() } else { Vec::new() };
     let most = bins.iter().flat_map(|[all, ..]| all).copied().max().unwrap_or(1).max(1);
     let rows = rows.iter().enumerate().map(|(layer, row)| {
         let y = (layers - layer) * height;
@@ -128,12 +141,20 @@ pub fn map_as(marks: Marks, columns: usize, rows: &[MapRow]) -> Value {
                 // By the square root: a layer with few neurons is still seen beside one with many.
                 let tops: Vec<usize> = counts
                     .iter()
-                    .map(|&n| if n == 0 { 0 } else { (((n as f64 / most as f64).sqrt() * (height - 2) as f64).round() as usize).max(1) })
+                    .map(|&n| {
+                        if n == 0 {
+                            0
+                        } else {
+                            (((n as f64 / most as f64).sqrt() * (height - 2) as f64).round() as usize).max(1)
+                        }
+                    })
                     .collect();
                 silhouette(&tops)
             };
             let [all, own, specific] = &bins[layer];
-            drawn["others"] = ridge(all).into();
+            // What all languages' maps have behind them is drawn half as fine.
+            let behind: Vec<usize> = all.chunks(2).flat_map(|pair| [pair.iter().sum::<usize>().div_ceil(2); 2]).collect();
+            drawn["others"] = ridge(&behind).into();
             drawn["shared"] = ridge(own).into();
             drawn["specific"] = ridge(specific).into();
         } else {
@@ -229,6 +250,10 @@ pub fn depth(bands: &[Band], own: Option<&[f64]>, axis_max: f64) -> Value {
     })
 }
 
+fn trimmed_to(value: f64, places: usize) -> String {
+    format!("{value:.places$}")
+}
+
 fn trimmed(value: f64) -> String {
     let text = format!("{value:.1}");
     text.strip_suffix(".0").unwrap_or(&text).to_owned()
@@ -246,7 +271,8 @@ pub fn matrix(side: (usize, usize), value: impl Fn(usize, usize) -> Option<f64>,
                 x += 1;
                 continue;
             };
-            let run = (x..columns).take_while(|&x| value(y, x).map(|value| self::step(value, largest)) == Some(step)).count();
+            let run =
+                (x..columns).take_while(|&x| value(y, x).map(|value| self::step(value, largest)) == Some(step)).count();
             let _ = write!(paths[step], "M{x} {y}.5h{run}");
             x += run;
         }
@@ -285,7 +311,8 @@ pub fn dendrogram(view: &View, width: f64) -> String {
 pub fn ticks(largest: f64) -> (Vec<f64>, f64) {
     let largest = largest.max(1e-6);
     let power = 10f64.powf((largest / 4.0).log10().floor());
-    let step = [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().map(|n| n * power).find(|step| largest / step <= 5.0).unwrap_or(power);
+    let step =
+        [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().map(|n| n * power).find(|step| largest / step <= 5.0).unwrap_or(power);
     let steps = (largest / step - 1e-9).ceil().max(1.0);
     ((0..=steps as usize).map(|i| i as f64 * step).collect(), steps * step)
 }
@@ -304,7 +331,7 @@ const STYLE: &str = "text{font:12px system-ui,'Noto Sans',Arial,sans-serif;fill:
 .c{font-size:13px;fill:#1b1f24}path{fill:none;vector-effect:non-scaling-stroke}.rule,.grid{stroke:#dcddd6}.m-own,.d-stem,.d-dot{stroke:#0b3d91;stroke-width:2}\
 .m-shared{stroke:#a5620a;stroke-width:2}.m-other{stroke:#8b9097}.r-own{fill:#0b3d91}.r-shared{fill:#d08a2e}.r-all{fill:#d3d6cf}.disc,.ring{stroke-width:9;stroke-linecap:round}\
 .hole{stroke:#fff;stroke-width:4.5;stroke-linecap:round}.d-band{stroke:#d3d6cf}.d-mean{stroke:#565d66;stroke-width:2}.d-dot{stroke-width:8;stroke-linecap:round}\
-.branch{stroke:#868c93}.o-bar{fill:#0b3d91}.cells path{vector-effect:none}";
+.branch{stroke:#868c93}.o-bar{fill:#0b3d91}.cells path{vector-effect:none;shape-rendering:crispEdges}";
 const CIVIDIS: [&str; STEPS] =
     ["#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838"];
 
@@ -321,8 +348,41 @@ impl Picture {
 
     pub fn text(&mut self, x: f64, y: f64, anchor: &str, text: &str) -> &mut Self {
         let y = y + self.top as f64;
-        let _ = write!(self.body, "<text x=\"{}\" y=\"{}\" text-anchor=\"{anchor}\">{}</text>", trimmed(x), trimmed(y), escaped(text));
+        let _ = write!(
+            self.body,
+            "<text x=\"{}\" y=\"{}\" text-anchor=\"{anchor}\">{}</text>",
+            trimmed(x),
+            trimmed(y),
+            escaped(text)
+        );
         self
+    }
+
+    /// A name beside a row that is so high: as large as fits.
+    pub fn name(&mut self, x: f64, y: f64, row: f64, text: &str) -> &mut Self {
+        let (size, y) = (row.clamp(2.0, 12.0), y + self.top as f64 + row.min(12.0) * 0.35);
+        let _ = write!(
+            self.body,
+            "<text x=\"{}\" y=\"{}\" text-anchor=\"end\" style=\"font-size:{}px\">{}</text>",
+            trimmed(x),
+            trimmed(y),
+            trimmed(size),
+            escaped(text)
+        );
+        self
+    }
+
+    /// The colours of a matrix from nothing to the largest value.
+    pub fn scale(&mut self, x: f64, y: f64, largest: f64, label: &str) -> &mut Self {
+        let boxes: String = (0..STEPS).map(|step| format!("<path class=\"q{step}\" d=\"M{step}.5 0v1\"/>")).collect();
+        self.plot((x, y), (300.0, 12.0), (STEPS, 1), &format!("<g class=\"cells\">{boxes}</g>"));
+        let end = trimmed_to(largest, 2);
+        self.text(x, y + 26.0, "start", "0").text(x + 300.0, y + 26.0, "end", &end).text(
+            x + 312.0,
+            y + 11.0,
+            "start",
+            label,
+        )
     }
 
     /// A part with its own coordinates, stretched to a box.
@@ -330,7 +390,12 @@ impl Picture {
         let _ = write!(
             self.body,
             "<svg x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" viewBox=\"0 0 {} {}\" preserveAspectRatio=\"none\" overflow=\"visible\">{content}</svg>",
-            trimmed(at.0), trimmed(at.1 + self.top as f64), trimmed(size.0), trimmed(size.1), view_box.0, view_box.1
+            trimmed(at.0),
+            trimmed(at.1 + self.top as f64),
+            trimmed(size.0),
+            trimmed(size.1),
+            view_box.0,
+            view_box.1
         );
         self
     }
@@ -375,7 +440,12 @@ pub fn map_picture(view: &View, art: &Value, title: &str, caption: &str) -> Vec<
     let width = art["width"].as_u64().unwrap_or(1) as usize;
     let mut plot = String::new();
     for row in art["rows"].as_array().into_iter().flatten() {
-        let _ = write!(plot, "<g transform=\"translate({} {})\"><path class=\"rule\" d=\"M0-.5h{width}\"/>", if ridges { "0" } else { ".5" }, row["y"]);
+        let _ = write!(
+            plot,
+            "<g transform=\"translate({} {})\"><path class=\"rule\" d=\"M0-.5h{width}\"/>",
+            if ridges { "0" } else { ".5" },
+            row["y"]
+        );
         for (class, kind) in classes.iter().zip(["others", "shared", "specific"]) {
             if row[kind] != "" {
                 let _ = write!(plot, "<path class=\"{class}\" d=\"{}\"/>", text(&row[kind]));
@@ -385,7 +455,8 @@ pub fn map_picture(view: &View, art: &Value, title: &str, caption: &str) -> Vec<
                 "specific" => vec![("m-own disc", "discs")],
                 _ => Vec::new(),
             };
-            for (class, heads) in heads.into_iter().filter(|(_, heads)| row.get(*heads).is_some_and(|path| path != "")) {
+            for (class, heads) in heads.into_iter().filter(|(_, heads)| row.get(*heads).is_some_and(|path| path != ""))
+            {
                 let _ = write!(plot, "<path class=\"{class}\" d=\"{}\"/>", text(&row[heads]));
             }
         }
@@ -422,13 +493,22 @@ pub fn depth_picture(view: &View, art: &Value, data: &Value, title: &str) -> Vec
     let plot = format!(
         "<path class=\"grid\" d=\"{grid}\"/><path class=\"d-band\" stroke-width=\"{}\" d=\"{}\"/><path class=\"d-mean\" d=\"{}\"/>\
          <path class=\"d-stem\" d=\"{}\"/><path class=\"d-dot\" d=\"{}\"/>",
-        art["band_width"], text("band"), text("mean"), text("stem"), text("dot")
+        art["band_width"],
+        text("band"),
+        text("mean"),
+        text("stem"),
+        text("dot")
     );
     for tick in art["axis"].as_array().into_iter().flatten() {
         picture.text(46.0, tick["y"].as_f64().unwrap_or(0.0) + 14.0, "end", &tick["text"].to_string());
     }
     picture.text(20.0, 8.0, "start", "Layer");
-    picture.text(56.0, height as f64 + 54.0, "start", "Dot: this language. Upright line: mean of all languages. Grey: 10–90 % of the languages.");
+    picture.text(
+        56.0,
+        height as f64 + 54.0,
+        "start",
+        "Dot: this language. Upright line: mean of all languages. Grey: 10–90 % of the languages.",
+    );
     picture.plot((56.0, 14.0), (620.0, height as f64), (1000, height), &plot);
     picture.finish()
 }
@@ -452,7 +532,8 @@ pub fn csv(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Vec<u8
 }
 
 fn quoted(cell: &str) -> String {
-    let formula = cell.starts_with(['=', '+', '@', '\t', '\r']) || cell.starts_with('-') && cell.parse::<f64>().is_err();
+    let formula =
+        cell.starts_with(['=', '+', '@', '\t', '\r']) || cell.starts_with('-') && cell.parse::<f64>().is_err();
     let cell = if formula { format!("'{cell}") } else { cell.to_owned() };
     if cell.contains([',', '"', '\n', '\r']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell }
 }

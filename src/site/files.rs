@@ -50,11 +50,6 @@ impl Files {
         Ok(Self { place: place.to_owned(), written: Mutex::default() })
     }
 
-    /// The site's folder.
-    pub fn place(&self) -> &Path {
-        &self.place
-    }
-
     /// Puts a file at a path within the site. One that holds the same bytes already is not touched.
     pub fn put(&self, path: &str, bytes: &[u8]) -> Result<(), SiteError> {
         let place = self.place.join(path);
@@ -102,6 +97,5 @@ impl Files {
 
 /// Whether a line of an earlier list is a path inside the site: the list may have been edited.
 fn within(path: &str) -> bool {
-    !path.is_empty()
-        && Path::new(path).components().all(|part| matches!(part, std::path::Component::Normal(_)))
+    !path.is_empty() && Path::new(path).components().all(|part| matches!(part, std::path::Component::Normal(_)))
 }

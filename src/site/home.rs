@@ -80,7 +80,15 @@ fn notes(spot: &Spot) -> Vec<String> {
         "A neuron that fires for a language need not cause anything: this atlas shows where activity is, not what would happen without it.",
         &[],
     );
-    view.atlas.manifest.remarks.iter().chain(&view.result.notes).cloned().chain(routing(spot)).chain([last]).collect()
+    let said = view.atlas.manifest.remarks.iter().chain(&view.result.notes).cloned();
+    said.chain(imported(spot)).chain(routing(spot)).chain([last]).collect()
+}
+
+/// What a reader should know of masks that others made.
+pub fn imported(spot: &Spot) -> Option<String> {
+    spot.view.identify.origin.as_ref().map(|origin| {
+        spot.say("Probabilities are unknown: these masks were imported from {origin}.", &[("origin", origin)])
+    })
 }
 
 /// What a reader should know of a model with experts.
@@ -134,7 +142,8 @@ fn art(view: &View) -> Value {
         })
     });
     let every = if height < 12 { 10 } else { 5 };
-    let axis = (0..layers).filter(|&layer| layers <= 12 || layer + 1 == layers || layer % every == 0 && layer + 2 < layers);
+    let axis =
+        (0..layers).filter(|&layer| layers <= 12 || layer + 1 == layers || layer % every == 0 && layer + 2 < layers);
     json!({
         "height": layers * height, "row": height, "bars": bars.collect::<Vec<_>>(),
         "axis": axis.map(|layer| json!({ "y": (layers - layer) * height - height / 2 + 4, "text": layer })).collect::<Vec<_>>(),
@@ -147,8 +156,13 @@ fn pictures(spot: &Spot, overview: &Value) -> Vec<(String, Vec<u8>)> {
     let counts = per_layer(view);
     let height = art["height"].as_u64().unwrap_or(0) as usize;
     let title = format!("Selected neurons of {} by layer", view.model.id);
-    let mut picture =
-        figure::Picture::new(720, height + 20, &title, overview["caption"].as_str().unwrap_or_default(), &figure::source(view));
+    let mut picture = figure::Picture::new(
+        720,
+        height + 20,
+        &title,
+        overview["caption"].as_str().unwrap_or_default(),
+        &figure::source(view),
+    );
     let bars = art["bars"].as_array().into_iter().flatten();
     let mut plot = String::new();
     for (bar, count) in bars.zip(&counts) {
@@ -164,13 +178,20 @@ fn pictures(spot: &Spot, overview: &Value) -> Vec<(String, Vec<u8>)> {
         let (total, specific) = view.sizes(language.code);
         let number = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
         vec![
-            language.code.to_string(), language.name.clone(), language.family.clone(), language.code.script().to_owned(),
-            total.to_string(), specific.to_string(), (total - specific).to_string(), number(view.depth_of(language.code)),
+            language.code.to_string(),
+            language.name.clone(),
+            language.family.clone(),
+            language.code.script().to_owned(),
+            total.to_string(),
+            specific.to_string(),
+            (total - specific).to_string(),
+            number(view.depth_of(language.code)),
             number(view.stability(language.code).and_then(|row| row.mean_selection_freq)),
             view.coverage(language.code).map_or_else(String::new, |row| row.tokens.to_string()),
         ]
     });
-    let head = ["code", "name", "family", "script", "neurons", "only_this_language", "shared", "depth", "stability", "tokens"];
+    let head =
+        ["code", "name", "family", "script", "neurons", "only_this_language", "shared", "depth", "stability", "tokens"];
     vec![
         ("figures/overview.svg".to_owned(), picture.finish()),
         ("figures/overview.csv".to_owned(), figure::csv(&["layer", "selected_neurons"], rows)),
@@ -199,7 +220,12 @@ fn overview(spot: &Spot) -> Value {
     } else {
         spot.say(
             "{share} of the {total} selected neurons lie in the last {quarter} of {layers} layers.",
-            &[("share", &late_text), ("total", &total_text), ("quarter", &spot.integer(quarter)), ("layers", &layers_text)],
+            &[
+                ("share", &late_text),
+                ("total", &total_text),
+                ("quarter", &spot.integer(quarter)),
+                ("layers", &layers_text),
+            ],
         )
     };
     json!({

@@ -20,7 +20,9 @@ impl FromStr for SiteUrl {
             Some(rest) if !rest.is_empty() && !rest.starts_with('/') && rest.chars().all(fits) => {
                 Ok(Self(text.trim_end_matches('/').to_owned()))
             }
-            _ => Err(format!("`{text}` is no address of a site; write it like https://example.org/atlas, without ? and #")),
+            _ => Err(format!(
+                "`{text}` is no address of a site; write it like https://example.org/atlas, without ? and #"
+            )),
         }
     }
 }
@@ -88,7 +90,9 @@ pub(super) fn write(site: &Site, files: &Files) -> Result<(), SiteError> {
     let Some(url) = &site.url else { return Ok(()) };
     let pages: Vec<String> =
         files.paths().into_iter().filter_map(|path| path.strip_suffix(".html").map(str::to_owned)).collect();
-    let mut map = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<urlset xmlns=\"http://www.sitemaps.org/schemas/sitemap/0.9\">\n");
+    let mut map = String::from(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<urlset xmlns=\"http://www.sitemaps.org/schemas/sitemap/0.9\">\n",
+    );
     for page in &pages {
         let _ = writeln!(map, "<url><loc>{}</loc></url>", figure::escaped(&url.page(page)));
     }

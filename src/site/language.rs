@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{
-    Files, Sheet, SiteError, Spot,
+    Data, Files, Sheet, SiteError, Spot,
     figure::{self, MapRow},
     view::View,
     words,
@@ -19,7 +19,7 @@ use crate::{
 /// Neurons that the table shows.
 const SHOWN: usize = 100;
 /// The same where layers are wide: the tables of a hundred languages must fit on a phone's plan.
-const SHOWN_OF_MANY: usize = 40;
+const SHOWN_OF_MANY: usize = 25;
 /// Names that a cell shows before "and 12 more".
 const NAMED: usize = 4;
 
@@ -30,6 +30,8 @@ pub struct Subject<'a> {
     rows: &'a [NeuronRow],
     specific: usize,
     map: Vec<MapRow>,
+    /// Whether the model has too many neurons to draw or list one by one.
+    crowded: bool,
     /// The name inside a sentence.
     name: String,
 }
@@ -37,8 +39,15 @@ pub struct Subject<'a> {
 impl<'a> Subject<'a> {
     pub fn new(view: &'a View<'a>, language: &'a LanguageRow) -> Self {
         let (_, specific) = view.sizes(language.code);
-        let map = figure::map_rows(view, language.code);
-        Self { view, language, rows: view.tables.of(language.code), specific, map, name: words::isolated(&language.name) }
+        Self {
+            map: figure::map_rows(view, language.code),
+            crowded: figure::crowded(view),
+            rows: view.tables.of(language.code),
+            name: words::isolated(&language.name),
+            view,
+            language,
+            specific,
+        }
     }
 
     pub fn sheet(&self, spot: &Spot, downloads: &Value) -> Sheet {
@@ -67,7 +76,7 @@ impl<'a> Subject<'a> {
             "snippets": self.snippets(),
             "citation": self.citation(),
             "provenance": self.provenance(spot),
-            "caveats": [
+            "caveats": super::home::imported(spot).into_iter().chain([
                 spot.say("Activation is not cause: these neurons fire for the language; whether the model needs them is a separate question.", &[]),
                 spot.count(
                     self.view.languages.len(),
@@ -76,7 +85,7 @@ impl<'a> Subject<'a> {
                     &[],
                 ),
                 spot.say("Much of what such neurons follow can be the script rather than the language.", &[]),
-            ],
+            ]).collect::<Vec<_>>(),
             "previous": self.beside(-1),
             "next": self.beside(1),
         });
@@ -151,9 +160,12 @@ impl<'a> Subject<'a> {
             (1, _) => spot.say("It serves other languages too.", &[]),
             (2.., 0) => spot.say("None of them serves this language alone.", &[]),
             (total, specific) if total == specific => spot.say("None of them serves any other language.", &[]),
-            (_, specific) => {
-                spot.count(specific, "{n} of them serves no other language.", "{n} of them serve no other language.", &[])
-            }
+            (_, specific) => spot.count(
+                specific,
+                "{n} of them serves no other language.",
+                "{n} of them serve no other language.",
+                &[],
+            ),
         }
     }
 
@@ -176,7 +188,10 @@ impl<'a> Subject<'a> {
         let last = if quarter == 1 {
             spot.say("the last of {layers} layers", &[("layers", &layers)])
         } else {
-            spot.say("the last {quarter} of {layers} layers", &[("quarter", &spot.integer(quarter)), ("layers", &layers)])
+            spot.say(
+                "the last {quarter} of {layers} layers",
+                &[("quarter", &spot.integer(quarter)), ("layers", &layers)],
+            )
         };
         match late {
             0 => spot.say("None lies in {last}.", &[("last", &last)]),
@@ -205,12 +220,13 @@ impl<'a> Subject<'a> {
 
     fn map(&self, spot: &Spot) -> Value {
         let view = self.view;
-        // Where silhouettes are drawn, the neurons of other languages are too many to list on every page.
-        let others = |row: &MapRow| (view.neurons.len() <= 4 * view.columns()).then(|| row.others.clone());
+        // Where silhouettes are drawn, the columns of single neurons are neither seen nor listed.
+        let listed = |columns: &Vec<usize>| (!self.crowded).then(|| columns.clone());
         let rows = self.map.iter().enumerate().map(|(layer, row)| {
             json!({
-                "layer": layer, "total": row.specific.len() + row.shared.len(), "specific": row.specific, "shared": row.shared,
-                "others": others(row), "others_count": row.others.len(),
+                "layer": layer, "total": row.specific.len() + row.shared.len(), "specific_count": row.specific.len(),
+                "shared_count": row.shared.len(), "others_count": row.others.len(), "specific": listed(&row.specific),
+                "shared": listed(&row.shared), "others": listed(&row.others),
             })
         });
         let width = view.model.shape().layer_width();
@@ -221,7 +237,8 @@ impl<'a> Subject<'a> {
         if view.columns() < width {
             let (neurons, columns) = (spot.integer(width), spot.integer(view.columns()));
             order.push(' ');
-            order += &spot.say("{neurons} neurons share {columns} columns.", &[("neurons", &neurons), ("columns", &columns)]);
+            order += &spot
+                .say("{neurons} neurons share {columns} columns.", &[("neurons", &neurons), ("columns", &columns)]);
         }
         json!({
             "layers": view.model.layers,
@@ -236,17 +253,23 @@ impl<'a> Subject<'a> {
         let name = self.name.as_str();
         let total = self.rows.len();
         if total == 0 {
-            return spot.say("No neuron serves {name} at this rate; the faint marks serve other languages.", &[("name", name)]);
+            return spot.say(
+                "No neuron serves {name} at this rate; the faint marks serve other languages.",
+                &[("name", name)],
+            );
         }
         let counts = self.view.per_layer(self.language.code);
         let most = counts.iter().copied().max().unwrap_or(0);
-        let fullest: Vec<String> =
-            counts.iter().enumerate().filter(|(_, count)| **count == most).map(|(layer, _)| layer.to_string()).collect();
+        let fullest: Vec<String> = counts
+            .iter()
+            .enumerate()
+            .filter(|(_, count)| **count == most)
+            .map(|(layer, _)| layer.to_string())
+            .collect();
         let (most_text, total_text) = (spot.integer(most), spot.integer(total));
         let first = match fullest.as_slice() {
-            [layer] if total == 1 => {
-                spot.say("The only neuron that serves {name} lies in layer {layer}.", &[("name", name), ("layer", layer)])
-            }
+            [layer] if total == 1 => spot
+                .say("The only neuron that serves {name} lies in layer {layer}.", &[("name", name), ("layer", layer)]),
             [layer] if most == total => spot.say(
                 "All {total} neurons that serve {name} lie in layer {layer}.",
                 &[("total", &total_text), ("name", name), ("layer", layer)],
@@ -301,8 +324,13 @@ impl<'a> Subject<'a> {
         let compared = others.filter(|other| !view.tables.of(other.code).is_empty()).count();
         match above {
             None if compared == 0 => spot.say("No language has neurons at this rate.", &[]),
-            None => spot.say("{name} has no neurons at this rate; the line shows the mean of the other languages.", &[("name", name)]),
-            Some(_) if compared == 0 => spot.say("No other language has neurons at this rate to compare {name} with.", &[("name", name)]),
+            None => spot.say(
+                "{name} has no neurons at this rate; the line shows the mean of the other languages.",
+                &[("name", name)],
+            ),
+            Some(_) if compared == 0 => {
+                spot.say("No other language has neurons at this rate to compare {name} with.", &[("name", name)])
+            }
             Some((difference, layer)) if difference >= 0.01 => {
                 let mean = view.bands[layer].mean;
                 spot.say(
@@ -315,7 +343,8 @@ impl<'a> Subject<'a> {
                     ],
                 )
             }
-            Some(_) => spot.say("The neurons of {name} lie in the layers where those of most languages lie.", &[("name", name)]),
+            Some(_) => spot
+                .say("The neurons of {name} lie in the layers where those of most languages lie.", &[("name", name)]),
         }
     }
 
@@ -325,7 +354,11 @@ impl<'a> Subject<'a> {
             ("exclusive", spot.say("exclusive", &[]), spot.say("serve {name} alone", &[("name", &self.name)])),
             ("family", spot.say("family", &[]), spot.say("serve several languages, all of one family", &[])),
             ("shared", spot.say("shared", &[]), spot.say("serve languages of several families", &[])),
-            ("general", spot.say("general", &[]), spot.say("serve at least {half} languages", &[("half", &spot.integer(half))])),
+            (
+                "general",
+                spot.say("general", &[]),
+                spot.say("serve at least {half} languages", &[("half", &spot.integer(half))]),
+            ),
         ];
         let count = |kind: &str| self.rows.iter().filter(|row| row.class.as_deref() == Some(kind)).count();
         kinds
@@ -338,7 +371,7 @@ impl<'a> Subject<'a> {
     }
 
     fn neurons(&self, spot: &Spot) -> Value {
-        let shown = if self.view.neurons.len() > 4 * self.view.columns() { SHOWN_OF_MANY } else { SHOWN };
+        let shown = if self.crowded { SHOWN_OF_MANY } else { SHOWN };
         let mut rows: Vec<&NeuronRow> = self.rows.iter().collect();
         rows.sort_by_key(|row| row.rank);
         let name = self.name.as_str();
@@ -383,7 +416,7 @@ impl<'a> Subject<'a> {
             "layer": row.layer,
             "index": row.neuron,
             "rank": row.rank,
-            "rank_text": spot.integer(row.rank as usize + 1),
+            "rank_text": row.rank.map_or_else(|| "–".to_owned(), |rank| spot.integer(rank as usize + 1)),
             "probability": row.probability,
             "probability_text": decimals(row.probability, 3),
             "entropy_text": decimals(row.entropy, 2),
@@ -423,7 +456,8 @@ impl<'a> Subject<'a> {
         };
         let list = |near: Vec<&(&LanguageRow, f64, usize)>| {
             let near = near.into_iter().take(8);
-            near.map(|(language, jaccard, shared)| self.neighbour(spot, language, *jaccard, *shared)).collect::<Vec<_>>()
+            near.map(|(language, jaccard, shared)| self.neighbour(spot, language, *jaccard, *shared))
+                .collect::<Vec<_>>()
         };
         let by_neurons = nearest(&|_, shared| shared > 0);
         json!({
@@ -466,7 +500,9 @@ impl<'a> Subject<'a> {
     fn neighbour(&self, spot: &Spot, language: &LanguageRow, jaccard: f64, shared: usize) -> Value {
         let own = self.language;
         let relation = match (&own.subfamily, &language.subfamily) {
-            (Some(a), Some(b)) if a == b && own.family == language.family => spot.say("Both {family}", &[("family", a)]),
+            (Some(a), Some(b)) if a == b && own.family == language.family => {
+                spot.say("Both {family}", &[("family", a)])
+            }
             _ if own.family == language.family => spot.say("Both {family}", &[("family", &own.family)]),
             _ if own.code.script() == language.code.script() => spot.say("Same script, other family", &[]),
             _ => spot.say("Other family, other script", &[]),
@@ -524,7 +560,10 @@ impl<'a> Subject<'a> {
             (
                 spot.say("Split-half agreement", &[]),
                 spot.decimal(halves, 2),
-                spot.say("Jaccard of the sets from one half of the documents and from the other; 1 would be the same set.", &[]),
+                spot.say(
+                    "Jaccard of the sets from one half of the documents and from the other; 1 would be the same set.",
+                    &[],
+                ),
             ),
             (
                 spot.say("Design effect", &[]),
@@ -545,7 +584,9 @@ impl<'a> Subject<'a> {
                 },
             ));
         }
-        let rows = rows.into_iter().map(|(label, value, explanation)| json!({ "label": label, "value": value, "explanation": explanation }));
+        let rows = rows
+            .into_iter()
+            .map(|(label, value, explanation)| json!({ "label": label, "value": value, "explanation": explanation }));
         json!({ "level": level, "sentence": sentence, "rows": rows.collect::<Vec<_>>() })
     }
 
@@ -562,7 +603,7 @@ impl<'a> Subject<'a> {
     }
 
     /// Writes the mask in every format and lists the files.
-    pub fn downloads(&self, files: &Files) -> Result<Value, SiteError> {
+    pub fn downloads(&self, files: &Files, data: Data) -> Result<Value, SiteError> {
         let (view, code) = (self.view, self.language.code);
         let Some(rate) = view.rate() else { return Ok(json!([])) };
         let table = format!("data/neurons/{}/{}.parquet", view.folder, view.method);
@@ -587,7 +628,9 @@ impl<'a> Subject<'a> {
             (MaskFormat::Pth, "pth", "PyTorch"),
         ];
         let mut listed = Vec::new();
-        for (format, extension, name) in formats.into_iter().filter(|(format, ..)| format.holds(shape)) {
+        // Lists of integers for old scripts are as large as all the others together, and `mask --format pth` makes them.
+        let wanted = |format: MaskFormat| format.holds(shape) && (format != MaskFormat::Pth || data == Data::Full);
+        for (format, extension, name) in formats.into_iter().filter(|(format, ..)| wanted(*format)) {
             let file = format!("{code}.{extension}");
             let bytes = match masks.bytes(format)? {
                 Some(bytes) => bytes,
@@ -607,25 +650,45 @@ impl<'a> Subject<'a> {
         let title = |what: &str| format!("{what}: {} in {}", self.language.name, view.model.id);
         let caption = map["caption"].as_str().unwrap_or_default();
         let text = |value: &Value| if value.is_null() { String::new() } else { value.to_string() };
-        let layers = depth["rows"].as_array().into_iter().flatten().map(|row| {
-            ["layer", "count", "share", "mean", "low", "high"].map(|column| text(&row[column])).to_vec()
-        });
+        let layers =
+            depth["rows"].as_array().into_iter().flatten().map(|row| {
+                ["layer", "count", "share", "mean", "low", "high"].map(|column| text(&row[column])).to_vec()
+            });
         let number = |value: Option<f32>| value.map_or_else(String::new, |value| value.to_string());
         let neurons = self.rows.iter().map(|row| {
             let column = view.neurons[&row.id()].column;
             vec![
-                row.layer.to_string(), row.expert.to_string(), row.neuron.to_string(), column.to_string(), row.languages.to_string(),
-                (row.rank + 1).to_string(), number(row.probability), number(row.entropy),
+                row.layer.to_string(),
+                row.expert.to_string(),
+                row.neuron.to_string(),
+                column.to_string(),
+                row.languages.to_string(),
+                row.rank.map_or_else(String::new, |rank| (rank + 1).to_string()),
+                number(row.probability),
+                number(row.entropy),
             ]
         });
         let head = ["layer", "expert", "neuron", "column", "languages", "rank", "probability", "entropy"];
+        // A figure's file holds what the figure shows; single neurons of a large model are in the Parquet file.
+        let map_csv = if self.crowded {
+            let head = ["layer", "place_of_128", "selected_neurons", "of_this_language", "of_this_language_only"];
+            figure::csv(&head, figure::map_bins(view, &self.map))
+        } else {
+            figure::csv(&head, neurons)
+        };
         vec![
             (format!("figures/{code}-map.svg"), figure::map_picture(view, &art["map"], &title("Neuron map"), caption)),
-            (format!("figures/{code}-map.csv"), figure::csv(&head, neurons)),
-            (format!("figures/{code}-depth.svg"), figure::depth_picture(view, &art["depth"], depth, &title("Depth profile"))),
+            (format!("figures/{code}-map.csv"), map_csv),
+            (
+                format!("figures/{code}-depth.svg"),
+                figure::depth_picture(view, &art["depth"], depth, &title("Depth profile")),
+            ),
             (
                 format!("figures/{code}-depth.csv"),
-                figure::csv(&["layer", "neurons", "share", "mean_of_all", "tenth_percentile", "ninetieth_percentile"], layers),
+                figure::csv(
+                    &["layer", "neurons", "share", "mean_of_all", "tenth_percentile", "ninetieth_percentile"],
+                    layers,
+                ),
             ),
         ]
     }
@@ -714,10 +777,44 @@ impl<'a> Subject<'a> {
     }
 }
 
+/// What the pages of a model's languages are made of, as far as it decides how large they are.
+pub struct Size {
+    pub shape: FfnShape,
+    pub languages: u64,
+    /// Neurons of all languages together.
+    pub rows: u64,
+}
+
+impl Size {
+    /// Pages of the languages in so many locales, their twins and their figures.
+    pub fn pages(&self, locales: u64) -> u64 {
+        let (layers, mean) = (self.shape.layers as u64, self.rows / self.languages.max(1));
+        let crowded = mean > 200;
+        let shown = mean.min(if crowded { SHOWN_OF_MANY as u64 } else { SHOWN as u64 });
+        let map = if crowded { 350 * layers } else { 9 * mean + 300 * layers };
+        let page = 34_000 + 850 * shown + 420 * layers + map;
+        let twin = 13_500 + 430 * shown + 260 * layers;
+        let figures = 6_500 + 110 * layers + map + if crowded { 600 * layers } else { 45 * mean };
+        self.languages * (page * locales + twin + figures)
+    }
+
+    /// Masks of the languages in every format.
+    pub fn downloads(&self, data: Data) -> u64 {
+        let bits = (self.shape.layers * self.shape.layer_width().div_ceil(8)) as u64;
+        let lists = if data == Data::Full { 1_500 * self.languages + 9 * self.rows } else { 0 };
+        self.languages * (bits + 500 + 400 + 3_600) + (6 + 28) * self.rows + lists
+    }
+
+    /// Pages of all languages together.
+    pub fn overviews(&self, locales: u64) -> u64 {
+        let pairs = self.languages * self.languages / 2;
+        self.languages * (2_200 * locales + 1_200) + pairs * (60 + 4 * locales) + 120_000 * locales
+    }
+}
+
 /// Architectures whose feed-forward networks transformers names `model.layers[i].mlp` with `gate_proj` and `act_fn`.
-const HOOKED: [&str; 11] = [
-    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "olmo2", "cohere", "cohere2", "smollm3",
-];
+const HOOKED: [&str; 11] =
+    ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "olmo2", "cohere", "cohere2", "smollm3"];
 
 /// One word and one sentence on how far a set can be trusted: by the less favourable of its two measures.
 fn verdict(
@@ -730,8 +827,12 @@ fn verdict(
     let Some(agreement) = frequency.into_iter().chain(halves).min_by(f64::total_cmp).filter(|_| neurons > 0) else {
         let sentence = match (neurons, tokens) {
             (0, _) => spot.say("Nothing can be said of its stability: there are no neurons to judge.", &[]),
-            (_, None) => spot.say("Nothing can be said of its stability: the atlas does not tell from how much text it comes.", &[]),
-            _ => spot.say("Nothing can be said of its stability: the documents were not enough to tell how stable the set is.", &[]),
+            (_, None) => spot
+                .say("Nothing can be said of its stability: the atlas does not tell from how much text it comes.", &[]),
+            _ => spot.say(
+                "Nothing can be said of its stability: the documents were not enough to tell how stable the set is.",
+                &[],
+            ),
         };
         return (spot.say("unknown", &[]), sentence);
     };

@@ -114,9 +114,12 @@ pub static ENGLISH: &Locale = &LOCALES[0];
 /// When one is asked for that there is no table of.
 pub fn chosen(asked: Option<&[String]>) -> Result<Vec<&'static Locale>, super::SiteError> {
     let Some(asked) = asked else { return Ok(LOCALES.iter().collect()) };
+    if asked.iter().any(|code| code == "all") {
+        return Ok(LOCALES.iter().collect());
+    }
     let known = |code: &String| LOCALES.iter().any(|locale| locale.code == code);
     if let Some(asked) = asked.iter().find(|code| !known(code)) {
-        let known = LOCALES.iter().map(|locale| locale.code).collect::<Vec<_>>().join(", ");
+        let known = LOCALES.iter().map(|locale| locale.code).collect::<Vec<_>>().join(", ") + ", all";
         return Err(super::SiteError::Locale { asked: asked.clone(), known });
     }
     Ok(LOCALES.iter().filter(|locale| locale.is_english() || asked.iter().any(|code| code == locale.code)).collect())

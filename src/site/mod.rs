@@ -25,7 +25,10 @@ mod view;
 mod words;
 mod zip;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -44,7 +47,8 @@ use self::{
     view::View,
 };
 use crate::{
-    atlas::{Atlas, AtlasError, LanguageRow},
+    atlas::{Atlas, AtlasError, LanguageRow, ModelRow, NeuronRow},
+    neuron::NeuronId,
     output::OutputError,
 };
 
@@ -53,7 +57,7 @@ use crate::{
 pub struct Options {
     /// Where the site will stand, for what cannot be relative: canonical links, the sitemap, images of shared links.
     pub url: Option<SiteUrl>,
-    /// Locales of the interface beside English, by code; none named means all.
+    /// Locales of the interface beside English, by code, or `all`; none named means all where they fit (see [`plan`]).
     pub locales: Option<Vec<String>>,
     /// How much of the activity goes to the browser.
     pub data: Data,
@@ -155,6 +159,7 @@ struct Site<'a> {
     locales: Vec<&'static Locale>,
     assets: Assets,
     url: Option<SiteUrl>,
+    data: Data,
 }
 
 /// What a page says: its data, of which the JSON twin is made, and the paths of its pictures, which are none.
@@ -179,6 +184,79 @@ struct Spot<'a> {
     top: bool,
 }
 
+/// A number of bytes as people read it.
+#[must_use]
+pub fn size_text(bytes: u64) -> String {
+    words::bytes(bytes)
+}
+
+/// Says whether every locale asked for is there.
+///
+/// # Errors
+/// When one is not.
+pub fn check_locales(asked: Option<&[String]>) -> Result<(), SiteError> {
+    locale::chosen(asked).map(drop)
+}
+
+/// What a site will be, before anything is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Locales of the interface, English first.
+    pub locales: Vec<&'static str>,
+    /// About how many bytes it will take.
+    pub bytes: u64,
+    /// Whether other locales were left out since they would take more room than most hosts of pages like.
+    pub short: bool,
+}
+
+/// Bytes of a model's pages beyond which only English is written unless other locales are asked for.
+fn room(data: Data) -> u64 {
+    match data {
+        Data::Default => 60_000_000,
+        Data::Full => 130_000_000,
+    }
+}
+
+/// Plans a site: how large it will be, by the sizes of tables and of pages that were measured, and in which locales.
+///
+/// # Errors
+/// When a locale is asked for that there is not, or an atlas lacks a run.
+pub fn plan(atlases: &[Atlas], options: &Options) -> Result<Plan, SiteError> {
+    let mut locales = locale::chosen(options.locales.as_deref())?;
+    let mut bytes = estimate(atlases, options.data, locales.len() as u64)?;
+    let models = atlases.iter().map(|atlas| atlas.models.len() as u64).sum::<u64>().max(1);
+    let short = options.locales.is_none() && bytes > room(options.data) * models;
+    if short {
+        locales.truncate(1);
+        bytes = estimate(atlases, options.data, 1)?;
+    }
+    Ok(Plan { locales: locales.iter().map(|locale| locale.code).collect(), bytes, short })
+}
+
+fn estimate(atlases: &[Atlas], data: Data, locales: u64) -> Result<u64, SiteError> {
+    let mut bytes = 150_000;
+    for atlas in atlases {
+        for model in &atlas.models {
+            let Some(method) = shown(atlas, model) else { continue };
+            let tables = atlas.method(model, method)?;
+            let (_, parameters, _) = atlas.identification(model, method)?;
+            let selected: BTreeSet<NeuronId> = tables.neurons.iter().map(NeuronRow::id).collect();
+            let (shape, languages) = (model.shape(), parameters.languages.len());
+            let size = language::Size { shape, languages: languages as u64, rows: tables.neurons.len() as u64 };
+            bytes += shards::estimate(shape, languages, selected.len(), data);
+            bytes += size.pages(locales) + size.downloads(data) + size.overviews(locales);
+        }
+    }
+    Ok(bytes)
+}
+
+/// The method whose neurons the pages of a model show: a control is evidence for another, not a map of its own.
+fn shown<'a>(atlas: &'a Atlas, model: &ModelRow) -> Option<&'a str> {
+    let folder = crate::atlas::model_folder(&model.id);
+    let mut methods = atlas.methods.keys().filter(|(of, _)| *of == folder).map(|(_, method)| method.as_str());
+    methods.find(|method| *method != "random")
+}
+
 /// Renders the site of one or more atlases with the usual options.
 ///
 /// # Errors
@@ -194,7 +272,8 @@ pub fn render(atlases: &[Atlas], place: &Path) -> Result<SiteReport, SiteError> 
 /// When the folder holds anything but a site, an atlas lacks a table, or the disk is full.
 pub fn render_with(atlases: &[Atlas], place: &Path, options: &Options) -> Result<SiteReport, SiteError> {
     let files = Files::new(place)?;
-    let site = Site::new(atlases, options, &files)?;
+    let plan = plan(atlases, options)?;
+    let site = Site::new(atlases, options, &plan, &files)?;
     site.assets.write(&files)?;
     for view in &site.views {
         let chores = KINDS.iter().flat_map(|kind| {
@@ -226,16 +305,14 @@ pub fn render_with(atlases: &[Atlas], place: &Path, options: &Options) -> Result
 
 impl<'a> Site<'a> {
     /// Reads every model and writes its shards: the counts of one model at a time are enough to hold.
-    fn new(atlases: &'a [Atlas], options: &Options, files: &Files) -> Result<Self, SiteError> {
-        let locales = locale::chosen(options.locales.as_deref())?;
+    fn new(atlases: &'a [Atlas], options: &Options, plan: &Plan, files: &Files) -> Result<Self, SiteError> {
+        let codes: Vec<String> = plan.locales.iter().map(|code| (*code).to_owned()).collect();
+        let locales = locale::chosen(Some(&codes))?;
         let mut views: Vec<View> = Vec::new();
         for atlas in atlases {
             for model in &atlas.models {
                 let folder = crate::atlas::model_folder(&model.id);
-                let mut methods =
-                    atlas.methods.keys().filter(|(of, _)| *of == folder).map(|(_, method)| method.as_str());
-                // A control is evidence for another method, not a map of its own.
-                let Some(method) = methods.find(|method| *method != "random") else { continue };
+                let Some(method) = shown(atlas, model) else { continue };
                 if let Some(other) = views.iter().find(|other| other.folder == folder) {
                     let (first, second) = (other.atlas.path().to_owned(), atlas.path().to_owned());
                     return Err(SiteError::Twice { first, second, model: model.id.clone() });
@@ -254,7 +331,7 @@ impl<'a> Site<'a> {
             });
         }
         let assets = Assets::new(&locales)?;
-        Ok(Self { views, locales, assets, url: options.url.clone() })
+        Ok(Self { views, locales, assets, url: options.url.clone(), data: options.data })
     }
 
     fn spot(&self, view: &'a View<'a>, locale: &'static Locale, name: &str) -> Spot<'_> {
@@ -263,7 +340,7 @@ impl<'a> Site<'a> {
 
     fn write_language(&self, files: &Files, view: &'a View<'a>, language: &LanguageRow) -> Result<(), SiteError> {
         let subject = language::Subject::new(view, language);
-        let downloads = subject.downloads(files)?;
+        let downloads = subject.downloads(files, self.data)?;
         let code = language.code.to_string();
         for locale in &self.locales {
             let spot = self.spot(view, locale, &code);
@@ -400,11 +477,14 @@ impl Spot<'_> {
             format!("{pages}index.html")
         };
         let assets = &self.site.assets;
+        // The first model's page of languages is the site's first page too: one address of the two is the one to link to.
+        let first = self.name == "index" && self.view.folder == self.site.views[0].folder;
+        let main = Spot { top: self.top || first, name: self.name.clone(), ..*self }.path();
         json!({
             "page": {
                 "kind": self.kind(), "title": sheet.title, "description": sheet.description, "root": root, "pages": pages, "shared": shared,
                 "twin": format!("{root}{}.json", Spot { locale: locale::ENGLISH, name: self.name.clone(), ..*self }.path()),
-                "canonical": self.site.url.as_ref().map(|url| url.page(&self.path())),
+                "canonical": self.site.url.as_ref().map(|url| url.page(&main)),
                 "image": self.site.url.as_ref().map(|url| url.file(&host::image(self))),
                 "wants_map": matches!(self.kind(), "language" | "compare" | "overlap"),
             },

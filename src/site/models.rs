@@ -22,8 +22,10 @@ pub fn sheet(spot: &Spot) -> Sheet {
             "bcp47": language.bcp47, "cells": cells,
         })
     });
-    let head: Vec<String> =
-        ["language".to_owned()].into_iter().chain(views.iter().flat_map(|view| [format!("neurons_{}", view.folder), format!("depth_{}", view.folder)])).collect();
+    let head: Vec<String> = ["language".to_owned()]
+        .into_iter()
+        .chain(views.iter().flat_map(|view| [format!("neurons_{}", view.folder), format!("depth_{}", view.folder)]))
+        .collect();
     let head: Vec<&str> = head.iter().map(String::as_str).collect();
     let table = languages.iter().map(|language| {
         let cells = views.iter().flat_map(|view| {
@@ -36,7 +38,10 @@ pub fn sheet(spot: &Spot) -> Sheet {
     Sheet {
         template: "models.html",
         title: "Compare models".to_owned(),
-        description: format!("The same languages in {} models: how many neurons serve each, and how deep they lie.", views.len()),
+        description: format!(
+            "The same languages in {} models: how many neurons serve each, and how deep they lie.",
+            views.len()
+        ),
         own: json!({
             "views": views.iter().map(|view| json!({
                 "id": view.model.id, "href": format!("{}/index.html", view.folder), "layers": view.model.layers, "width": view.model.width,
@@ -82,7 +87,9 @@ fn pairs(views: &[View]) -> Vec<Value> {
             let sentence = match rho {
                 None => format!(
                     "{} and {} have {} in common: too few, or too much alike, to compare.",
-                    words::isolated(&a.model.id), words::isolated(&b.model.id), words::count(both.len(), "language")
+                    words::isolated(&a.model.id),
+                    words::isolated(&b.model.id),
+                    words::count(both.len(), "language")
                 ),
                 Some(rho) => {
                     let verdict = match rho {
@@ -93,7 +100,9 @@ fn pairs(views: &[View]) -> Vec<Value> {
                     };
                     format!(
                         "{} and {} {verdict} (rank correlation {rho:.2} over {} languages).",
-                        words::isolated(&a.model.id), words::isolated(&b.model.id), both.len()
+                        words::isolated(&a.model.id),
+                        words::isolated(&b.model.id),
+                        both.len()
                     )
                 }
             };

@@ -20,6 +20,7 @@ pub fn sheet(spot: &Spot) -> Sheet {
     let width = (size as f64 * BRANCHES / 100.0).max(2.0);
     let art = json!({
         "size": size,
+        "top": top,
         "cells": figure::matrix((size, size), jaccard, top),
         "tree_width": width,
         "tree": figure::dendrogram(view, width),
@@ -82,7 +83,9 @@ fn caption(spot: &Spot) -> String {
     let Some((a, b, largest, _)) = pairs.first() else {
         return spot.say("No two languages share a neuron.", &[]);
     };
-    let named = |code: LanguageCode| view.language(code).map_or_else(|| code.to_string(), |language| words::isolated(&language.name));
+    let named = |code: LanguageCode| {
+        view.language(code).map_or_else(|| code.to_string(), |language| words::isolated(&language.name))
+    };
     let tied = pairs.iter().filter(|pair| (pair.2 - largest).abs() < 1e-12).count();
     let first = if tied > 1 {
         spot.say(
@@ -109,9 +112,15 @@ fn caption(spot: &Spot) -> String {
     let words = [("within", spot.decimal(Some(within), 3)), ("across", spot.decimal(Some(across), 3))];
     let words: Vec<(&str, &str)> = words.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let second = if within > across * 1.1 {
-        spot.say("Languages of one family share more ({within} on average) than languages of different families ({across}).", &words)
+        spot.say(
+            "Languages of one family share more ({within} on average) than languages of different families ({across}).",
+            &words,
+        )
     } else if within < across / 1.1 {
-        spot.say("Languages of one family share less ({within} on average) than languages of different families ({across}).", &words)
+        spot.say(
+            "Languages of one family share less ({within} on average) than languages of different families ({across}).",
+            &words,
+        )
     } else {
         spot.say("Languages of one family share about as much ({within} on average) as languages of different families ({across}).", &words)
     };
@@ -140,8 +149,12 @@ fn csv(view: &View) -> Vec<u8> {
     let number = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
     let rows = view.tables.overlap.iter().map(|row| {
         vec![
-            row.language_a.to_string(), row.language_b.to_string(), row.shared.to_string(), number(row.jaccard),
-            number(row.overlap_coefficient), number(row.cosine),
+            row.language_a.to_string(),
+            row.language_b.to_string(),
+            row.shared.to_string(),
+            number(row.jaccard),
+            number(row.overlap_coefficient),
+            number(row.cosine),
         ]
     });
     figure::csv(&["language_a", "language_b", "shared", "jaccard", "overlap_coefficient", "cosine"], rows)
@@ -153,7 +166,7 @@ fn picture(view: &View, art: &Value, caption: &str) -> Vec<u8> {
     let square = side / size as f64;
     let names = 150.0;
     let title = format!("Languages that share neurons of {}", view.model.id);
-    let mut picture = figure::Picture::new(1500, side as usize + 30, &title, caption, &figure::source(view));
+    let mut picture = figure::Picture::new(1500, side as usize + 56, &title, caption, &figure::source(view));
     let cells: String = art["cells"]
         .as_array()
         .into_iter()
@@ -163,11 +176,11 @@ fn picture(view: &View, art: &Value, caption: &str) -> Vec<u8> {
     for (at, code) in view.tree.leaves.iter().enumerate() {
         let name = view.language(*code).map_or_else(|| code.to_string(), |language| language.name.clone());
         let short: String = name.chars().take(22).collect();
-        picture.text(130.0 + names - 6.0, (at as f64 + 0.5) * square + 12.0, "end", &short);
+        picture.name(130.0 + names - 6.0, (at as f64 + 0.5) * square + 8.0, square, &short);
     }
     let tree = format!("<path class=\"branch\" d=\"{}\"/>", art["tree"].as_str().unwrap_or_default());
     let width = art["tree_width"].as_f64().unwrap_or(2.0).ceil() as usize;
     picture.plot((20.0, 8.0), (100.0, side), (width, size), &tree);
     picture.plot((130.0 + names, 8.0), (side, side), (size, size), &format!("<g class=\"cells\">{cells}</g>"));
-    picture.finish()
+    picture.scale(130.0 + names, side + 20.0, art["top"].as_f64().unwrap_or(1.0), "Jaccard index").finish()
 }

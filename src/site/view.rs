@@ -226,7 +226,7 @@ impl<'a> View<'a> {
 
     fn grow(&self) -> Tree {
         let codes: Vec<LanguageCode> = self.languages.iter().map(|language| language.code).collect();
-        let distance = |a, b| 1.0 - self.overlap(a, b).and_then(|row| row.cosine).unwrap_or(0.0);
+        let distance = |a, b| 1.0 - self.overlap(a, b).and_then(|row| row.cosine.or(row.jaccard)).unwrap_or(0.0);
         let pairs = codes.iter().enumerate().flat_map(|(i, &a)| codes[i + 1..].iter().map(move |&b| (a, b)));
         let mut distances: Vec<f64> = pairs.map(|(a, b)| distance(a, b)).collect();
         let steps = linkage(&mut distances, codes.len(), Method::Average);

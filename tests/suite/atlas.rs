@@ -138,15 +138,16 @@ fn build(profile: &ProfileFolder, profiles: &[Profile], rate: f64, place: &Path)
     let resampling = Resampling { resamples: 10, seed: 0 };
     let stability = Stability::estimate(&lape, &counts, &selection, resampling).unwrap();
     let parameters = IdentifyParameters {
-        profile: profile.head.run.clone(),
+        profile: Some(profile.head.run.clone()),
         method: "lape".into(),
-        filter_rate: 0.95,
-        activation_bar: 0.95,
+        filter_rate: Some(0.95),
+        activation_bar: Some(0.95),
         top_rates: vec![rate],
-        arithmetic: "exact".into(),
+        arithmetic: Some("exact".into()),
         seed: 0,
         resamples: 10,
         languages: selection.languages.clone(),
+        origin: None,
     };
     let identification = Identification {
         profile,

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use crate::demo::committed;
 
 /// Python with the readers' packages: `NEUROGLOT_PYTHON`, as tests/oracles/setup.sh makes it, or whatever `python3` is.
-fn python(modules: &str) -> Option<String> {
+pub fn python(modules: &str) -> Option<String> {
     let python = std::env::var("NEUROGLOT_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let has = Command::new(&python).args(["-c", &format!("import {modules}")]).output();
     if has.is_ok_and(|run| run.status.success()) {

@@ -123,7 +123,7 @@ fn page_json_table_and_mask_say_the_same_of_every_language() {
         assert_eq!(shown.len(), rows.len());
         for row in rows {
             let shown = shown[&format!("L{}·N{}", row.layer, row.neuron)];
-            assert_eq!(shown["rank"], row.rank);
+            assert_eq!(shown["rank"], serde_json::json!(row.rank));
             assert_eq!(shown["probability_text"], format!("{:.3}", row.probability.unwrap()));
             assert_eq!(shown["entropy_text"], format!("{:.2}", row.entropy.unwrap()));
             assert!(html.contains(&format!("<a id=\"n-{0}-{1}\" href=\"#n-{0}-{1}\"", row.layer, row.neuron)));

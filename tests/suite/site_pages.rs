@@ -56,20 +56,11 @@ fn with(keep: impl Fn(LanguageCode, usize, usize) -> bool) -> Atlas {
         tables.neurons.retain(|row| keep(row.language, row.layer, row.neuron));
         let served: Vec<_> = tables.neurons.iter().map(|row| row.id()).collect();
         for row in &mut tables.neurons {
-            row.languages = served.iter().filter(|id| **id == (row.layer, row.neuron).into_id()).count() as u16;
+            let id = row.id();
+            row.languages = served.iter().filter(|other| **other == id).count() as u16;
         }
     }
     atlas
-}
-
-trait IntoId {
-    fn into_id(self) -> neuroglot::neuron::NeuronId;
-}
-
-impl IntoId for (usize, usize) {
-    fn into_id(self) -> neuroglot::neuron::NeuronId {
-        neuroglot::neuron::NeuronId::dense(self.0, self.1)
-    }
 }
 
 #[test]
@@ -86,10 +77,20 @@ fn the_captions_of_every_language_are_true_of_its_rows() {
         let caption = said(&json["map"]["caption"]);
         let wanted = match fullest.as_slice() {
             _ if rows.is_empty() => "No neuron serves".to_owned(),
-            [layer] if rows.len() == 1 => format!("The only neuron that serves {} lies in layer {layer}.", language.name),
-            [layer] if most == rows.len() => format!("All {most} neurons that serve {} lie in layer {layer}.", language.name),
-            [layer] => format!("Layer {layer} holds the most neurons that serve {}: {most} of {}.", language.name, rows.len()),
-            [a, b] => format!("Layers {a} and {b} hold the most neurons that serve {}: {most} each, of {}.", language.name, rows.len()),
+            [layer] if rows.len() == 1 => {
+                format!("The only neuron that serves {} lies in layer {layer}.", language.name)
+            }
+            [layer] if most == rows.len() => {
+                format!("All {most} neurons that serve {} lie in layer {layer}.", language.name)
+            }
+            [layer] => {
+                format!("Layer {layer} holds the most neurons that serve {}: {most} of {}.", language.name, rows.len())
+            }
+            [a, b] => format!(
+                "Layers {a} and {b} hold the most neurons that serve {}: {most} each, of {}.",
+                language.name,
+                rows.len()
+            ),
             many => format!("No one layer stands out: {} layers hold {most} each of the {}", many.len(), rows.len()),
         };
         assert!(caption.starts_with(&wanted), "{}: {caption}", language.code);
@@ -99,7 +100,9 @@ fn the_captions_of_every_language_are_true_of_its_rows() {
         match alone {
             0 => assert!(!finding.contains("no other language"), "{finding}"),
             1 if rows.len() > 1 => assert!(finding.contains("1 of them serves no other language."), "{finding}"),
-            n if n < rows.len() => assert!(finding.contains(&format!("{n} of them serve no other language.")), "{finding}"),
+            n if n < rows.len() => {
+                assert!(finding.contains(&format!("{n} of them serve no other language.")), "{finding}")
+            }
             _ => assert!(finding.contains("any other language") || finding.contains("no other language"), "{finding}"),
         }
         if rows.len() > 1 {
@@ -122,7 +125,9 @@ fn a_language_with_no_neuron_with_one_and_with_all_in_one_layer_is_described_as_
     let first = tables.of(one)[0].id();
     let deep = tables.of(layer).iter().map(|row| row.layer).max().unwrap();
     let atlas = with(|language, at, neuron| {
-        language != none && (language != one || (at, neuron) == (first.layer, first.index)) && (language != layer || at == deep)
+        language != none
+            && (language != one || (at, neuron) == (first.layer, first.index))
+            && (language != layer || at == deep)
     });
     let site = render(&[atlas]);
 
@@ -136,7 +141,10 @@ fn a_language_with_no_neuron_with_one_and_with_all_in_one_layer_is_described_as_
     assert!(said(&json["finding"]).starts_with("1 of 4,608 neurons serves Maltese."), "{}", json["finding"]);
     assert_eq!(json["neurons"]["shown_text"], "The only one is listed.");
     let caption = said(&json["map"]["caption"]);
-    assert!(caption.starts_with(&format!("The only neuron that serves Maltese lies in layer {}.", first.layer)), "{caption}");
+    assert!(
+        caption.starts_with(&format!("The only neuron that serves Maltese lies in layer {}.", first.layer)),
+        "{caption}"
+    );
 
     let json = page(&site, "fao_Latn");
     let caption = said(&json["map"]["caption"]);
@@ -155,8 +163,14 @@ fn an_atlas_whose_every_set_is_empty_has_all_its_pages_and_none_claims_anything(
     let site = render(&[atlas]);
     assert_eq!(said(&page(&site, "overlap")["caption"]), "No two languages share a neuron.");
     assert!(page(&site, "compare")["compared"].is_null());
-    assert_eq!(said(&page(&site, "families")["caption"]), "No neuron serves several languages of one family and nobody else.");
-    assert_eq!(page(&site, "evidence")["stability"]["caption"], "How stable the sets are was not measured for this atlas.");
+    assert_eq!(
+        said(&page(&site, "families")["caption"]),
+        "No neuron serves several languages of one family and nobody else."
+    );
+    assert_eq!(
+        page(&site, "evidence")["stability"]["caption"],
+        "How stable the sets are was not measured for this atlas."
+    );
     assert!(page(&site, "index")["overview"].is_null());
     assert!(said(&page(&site, "mlt_Latn")["depth"]["caption"]).starts_with("No language has neurons"));
 }
@@ -171,7 +185,8 @@ fn the_overlap_page_its_table_and_its_csv_say_what_the_table_of_pairs_says() {
     assert_eq!(codes.iter().collect::<BTreeSet<_>>().len(), 132);
     let mut seen = 0;
     for row in &tables.overlap {
-        let [a, b] = [row.language_a, row.language_b].map(|code| codes.iter().position(|found| *found == code).unwrap());
+        let [a, b] =
+            [row.language_a, row.language_b].map(|code| codes.iter().position(|found| *found == code).unwrap());
         assert_eq!(json["jaccard"][a.max(b)][a.min(b)].as_f64(), row.jaccard);
         seen += 1;
     }
@@ -179,10 +194,18 @@ fn the_overlap_page_its_table_and_its_csv_say_what_the_table_of_pairs_says() {
     let csv = fs::read_to_string(site.path().join(MODEL).join("figures/overlap.csv")).unwrap();
     assert_eq!(csv.lines().count(), 1 + seen);
     let first = &tables.overlap[0];
-    assert!(csv.lines().nth(1).unwrap().starts_with(&format!("{},{},{},", first.language_a, first.language_b, first.shared)));
+    assert!(
+        csv.lines()
+            .nth(1)
+            .unwrap()
+            .starts_with(&format!("{},{},{},", first.language_a, first.language_b, first.shared))
+    );
     let html = fs::read_to_string(site.path().join(MODEL).join("overlap.html")).unwrap();
     let table = html.split("id=\"overlap-table\"").nth(1).unwrap();
-    assert_eq!(table.split("</table>").next().unwrap().matches("<td>").count(), 132 * 131 / 2 + usize::from(table.contains("<td></td>")));
+    assert_eq!(
+        table.split("</table>").next().unwrap().matches("<td>").count(),
+        132 * 131 / 2 + usize::from(table.contains("<td></td>"))
+    );
 }
 
 /// The demo atlas on the disk with a matrix of three languages, their own cells as given and every other cell 0.1.
@@ -215,7 +238,9 @@ fn ablated(own: f64, random: f64) -> TempDir {
     let path = format!("data/ablation/{MODEL}/lape.parquet");
     let written = AblationRow::write(&rows, &folder.path().join(&path)).unwrap();
     let mut manifest = Manifest::read(folder.path()).unwrap();
-    manifest.files.push(FileEntry::measure(folder.path(), &path, Some(written)).unwrap());
+    let bytes = fs::read(folder.path().join(&path)).unwrap();
+    let sha256 = neuroglot::output::sha256(&bytes);
+    manifest.files.push(FileEntry { path, bytes: bytes.len() as u64, sha256, rows: Some(written) });
     manifest.files.sort_by(|a, b| a.path.cmp(&b.path));
     fs::write(folder.path().join(MANIFEST), serde_json::to_vec_pretty(&manifest).unwrap()).unwrap();
     folder
@@ -240,7 +265,9 @@ fn an_ablation_matrix_is_drawn_from_its_table_and_its_caption_says_whether_the_d
     let csv = fs::read_to_string(site.path().join(MODEL).join("figures/ablation.csv")).unwrap();
     assert_eq!(csv.lines().count(), 1 + 9 + 9);
     let html = fs::read_to_string(site.path().join(MODEL).join("evidence.html")).unwrap();
-    assert!(html.contains("<svg class=\"matrix\" viewBox=\"0 0 3 3\"") && !html.contains("Not measured for this atlas."));
+    assert!(
+        html.contains("<svg class=\"matrix\" viewBox=\"0 0 3 3\"") && !html.contains("Not measured for this atlas.")
+    );
 
     let atlas = ablated(0.05, 0.2);
     let site = render(&[Atlas::open(atlas.path()).unwrap()]);
@@ -262,7 +289,8 @@ fn other() -> Atlas {
     atlas.models[0].id = "other/model".to_owned();
     atlas.runs.iter_mut().for_each(|run| run.model = "other/model".to_owned());
     let methods = std::mem::take(&mut atlas.methods);
-    atlas.methods = methods.into_iter().map(|((_, method), tables)| (("other__model".to_owned(), method), tables)).collect();
+    atlas.methods =
+        methods.into_iter().map(|((_, method), tables)| (("other__model".to_owned(), method), tables)).collect();
     atlas
 }
 
@@ -345,11 +373,30 @@ fn an_address_adds_canonical_links_a_sitemap_and_pictures_and_nothing_else_names
     assert_eq!(&png[..8], b"\x89PNG\r\n\x1a\n");
     assert_eq!((&png[16..20], &png[20..24]), (&1200u32.to_be_bytes()[..], &630u32.to_be_bytes()[..]));
     let map = fs::read_to_string(folder.path().join("sitemap.xml")).unwrap();
-    let pages = files_below(folder.path()).into_iter().filter(|file| file.extension().is_some_and(|end| end == "html")).count();
+    let pages =
+        files_below(folder.path()).into_iter().filter(|file| file.extension().is_some_and(|end| end == "html")).count();
     assert_eq!(map.matches("<loc>").count(), pages);
     assert!(map.contains("<loc>https://example.org/atlas/</loc>"));
-    for bad in ["example.org", "ftp://example.org", "https://", "https://a b.org", "https://example.org/?q", "https://x/\"><script>"] {
+    for bad in [
+        "example.org",
+        "ftp://example.org",
+        "https://",
+        "https://a b.org",
+        "https://example.org/?q",
+        "https://x/\"><script>",
+    ] {
         assert!(bad.parse::<site::SiteUrl>().is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn the_size_said_before_is_near_the_size_after() {
+    let folder = TempDir::new().unwrap();
+    for (data, locales) in [(site::Data::Default, None), (site::Data::Full, Some(Vec::new()))] {
+        let options = Options { data, locales, ..Options::default() };
+        let said = site::plan(&[demo()], &options).unwrap().bytes as f64;
+        let found = site::render_with(&[demo()], folder.path(), &options).unwrap().bytes as f64;
+        assert!((0.7..1.4).contains(&(said / found)), "{data:?}: said {said}, found {found}");
     }
 }
 
@@ -359,7 +406,9 @@ fn a_site_is_ready_for_its_hosts() {
     let space = fs::read_to_string(site.path().join("README.md")).unwrap();
     let head = space.strip_prefix("---\n").unwrap().split("\n---\n").next().unwrap();
     assert!(head.contains("sdk: static") && head.contains("app_file: index.html"), "{head}");
-    assert!(fs::read_to_string(site.path().join(".github/workflows/pages.yml")).unwrap().contains("actions/deploy-pages"));
+    assert!(
+        fs::read_to_string(site.path().join(".github/workflows/pages.yml")).unwrap().contains("actions/deploy-pages")
+    );
     assert!(site.path().join(".nojekyll").is_file());
     assert!(!site.path().join("sitemap.xml").exists(), "what needs an address is left out without one");
 }
@@ -388,7 +437,10 @@ fn figures_are_whole_svg_and_their_csv_has_a_row_for_every_neuron() {
         assert_eq!(cells[6].parse::<f32>().unwrap(), row.probability.unwrap());
     }
     let languages = fs::read_to_string(folder.join("languages.csv")).unwrap();
-    assert!(languages.contains("\"'=cmd|' /C calc'!A0 <b>&\"\"\""), "a name that a spreadsheet would run is kept from it");
+    assert!(
+        languages.contains("\"'=cmd|' /C calc'!A0 <b>&\"\"\""),
+        "a name that a spreadsheet would run is kept from it"
+    );
 }
 
 /// Every element of an XML text is closed, in order, and no bare `&` or `<` stands in it.

@@ -78,7 +78,8 @@ impl AblationRow {
                 language: languages[i],
                 control: controls[i].clone(),
                 draw: draws[i],
-                delta: delta.ok_or_else(|| AtlasError::broken(path, format!("column `delta` is no number in row {i}")))?,
+                delta: delta
+                    .ok_or_else(|| AtlasError::broken(path, format!("column `delta` is no number in row {i}")))?,
                 stderr: errors[i],
             })
         };

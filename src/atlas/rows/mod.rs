@@ -9,6 +9,7 @@ mod overlap;
 mod runs;
 mod stability;
 
+pub(super) use self::runs::IMPORT;
 pub use self::{
     ablation::AblationRow,
     coverage::CoverageRow,
@@ -16,7 +17,7 @@ pub use self::{
     models::ModelRow,
     neurons::NeuronRow,
     overlap::OverlapRow,
-    runs::{IdentifyParameters, IdentifyResult, RateResult, RunRow},
+    runs::{IdentifyParameters, IdentifyResult, Origin, RateResult, RunRow},
     stability::StabilityRow,
 };
 use super::table::{Columns, Table, floats32};

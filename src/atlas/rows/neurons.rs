@@ -22,8 +22,8 @@ pub struct NeuronRow {
     pub expert: usize,
     /// Index within the expert, which is that within the layer in a dense model.
     pub neuron: usize,
-    /// Place by entropy, from 0, over all layers.
-    pub rank: u32,
+    /// Place by entropy, from 0, over all layers; unknown of masks that others made, and then null, from 1.2 on.
+    pub rank: Option<u32>,
     /// Entropy over the languages, in nats.
     pub entropy: Option<f32>,
     /// Share of the language's tokens at which it is active; of those that are routed to its expert, where there are experts.
@@ -43,7 +43,7 @@ pub struct NeuronRow {
 }
 
 impl NeuronRow {
-    const SCHEMA: (&str, &str) = ("neuroglot.neurons", "1.1");
+    const SCHEMA: (&str, &str) = ("neuroglot.neurons", "1.2");
 
     /// Which neuron of the model.
     #[must_use]
@@ -56,7 +56,11 @@ impl NeuronRow {
     /// # Errors
     /// When the file cannot be written.
     pub fn write(rows: &[Self], place: &Path) -> Result<usize, AtlasError> {
-        Self::table(rows).write(place, Self::SCHEMA)
+        Self::table(rows).write(place, Self::schema(rows))
+    }
+
+    fn schema(rows: &[Self]) -> (&'static str, &'static str) {
+        if rows.iter().all(|row| row.rank.is_some()) { (Self::SCHEMA.0, "1.1") } else { Self::SCHEMA }
     }
 
     fn table(rows: &[Self]) -> Table {
@@ -68,7 +72,7 @@ impl NeuronRow {
             .i16("layer", rows.iter().map(|row| row.layer as i16))
             .i16("expert", rows.iter().map(|row| row.expert as i16))
             .i32("neuron", rows.iter().map(|row| row.neuron as i32))
-            .i32("rank", rows.iter().map(|row| row.rank as i32))
+            .known_i32("rank", rows.iter().map(|row| row.rank.map(|rank| rank as i32)))
             .optional_f32("entropy", rows.iter().map(|row| row.entropy))
             .optional_f32("probability", rows.iter().map(|row| row.probability))
             .optional_f32("share", rows.iter().map(|row| row.share))
@@ -84,7 +88,7 @@ impl NeuronRow {
     /// # Errors
     /// When it cannot be encoded.
     pub fn bytes(rows: &[Self]) -> Result<Vec<u8>, AtlasError> {
-        Self::table(rows).bytes(Path::new("neurons.parquet"), Self::SCHEMA)
+        Self::table(rows).bytes(Path::new("neurons.parquet"), Self::schema(rows))
     }
 
     /// Reads a table of neurons.
@@ -96,7 +100,7 @@ impl NeuronRow {
         let (models, runs, methods) = (table.text("model")?, table.text("run")?, table.text("method")?);
         let (languages, layers) = (table.parsed("language")?, table.counts("layer")?);
         let (experts, neurons) = (table.added_counts("expert", 0)?, table.counts("neuron")?);
-        let (ranks, entropies) = (table.counts("rank")?, floats32(table.optional_float("entropy")?));
+        let (ranks, entropies) = (table.optional_counts("rank")?, floats32(table.optional_float("entropy")?));
         let (probabilities, shares) =
             (floats32(table.optional_float("probability")?), floats32(table.optional_float("share")?));
         let (means, margins) =

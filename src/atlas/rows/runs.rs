@@ -12,7 +12,7 @@ use crate::{atlas::AtlasError, language::LanguageCode};
 pub struct RunRow {
     /// Hash of the parameters.
     pub run: String,
-    /// `profile` or `identify`.
+    /// `profile`, `identify` or `import`.
     pub kind: String,
     /// The profile that an identification was made from.
     pub parent: Option<String>,
@@ -46,14 +46,25 @@ pub struct RunRow {
     pub parameters: String,
     /// What an identification found out on the way, as JSON: bars, cut, notes.
     pub result: Option<String>,
+    /// Where the masks of an import come from. Added in 1.1, and there only where an atlas holds an import.
+    pub origin: Option<String>,
 }
 
+/// The kind of a run that took masks from a file.
+pub(in crate::atlas) const IMPORT: &str = "import";
+
 impl RunRow {
-    const SCHEMA: (&str, &str) = ("neuroglot.runs", "1.0");
+    /// The languages compared, of a run that found neurons.
+    pub(in crate::atlas) fn compared(&self) -> Option<Vec<LanguageCode>> {
+        serde_json::from_str(&self.parameters).ok().map(|parameters: IdentifyParameters| parameters.languages)
+    }
+
+    const SCHEMA: (&str, &str) = ("neuroglot.runs", "1.1");
 
     pub(in crate::atlas) fn write(rows: &[Self], place: &Path) -> Result<usize, AtlasError> {
         let number = |value: Option<u64>| value.map(|n| n as i64);
-        Table::default()
+        let imported = rows.iter().any(|row| row.origin.is_some());
+        let table = Table::default()
             .text("run", rows.iter().map(|row| &row.run))
             .text("kind", rows.iter().map(|row| &row.kind))
             .optional_text("parent", rows.iter().map(|row| row.parent.as_ref()))
@@ -71,8 +82,12 @@ impl RunRow {
             .optional_text("method", rows.iter().map(|row| row.method.as_ref()))
             .text("tool_version", rows.iter().map(|row| &row.tool_version))
             .text("parameters", rows.iter().map(|row| &row.parameters))
-            .optional_text("result", rows.iter().map(|row| row.result.as_ref()))
-            .write(place, Self::SCHEMA)
+            .optional_text("result", rows.iter().map(|row| row.result.as_ref()));
+        if imported {
+            table.optional_text("origin", rows.iter().map(|row| row.origin.as_ref())).write(place, Self::SCHEMA)
+        } else {
+            table.write(place, (Self::SCHEMA.0, "1.0"))
+        }
     }
 
     pub(in crate::atlas) fn read(path: &Path) -> Result<Vec<Self>, AtlasError> {
@@ -90,6 +105,7 @@ impl RunRow {
             (number("tokens")?, number("context")?, number("folds")?, number("seed")?);
         let (versions, parameters, results) =
             (table.text("tool_version")?, table.text("parameters")?, table.optional_text("result")?);
+        let origins = table.added_text("origin")?;
         let row = |i: usize| Self {
             run: runs[i].clone(),
             kind: kinds[i].clone(),
@@ -109,32 +125,60 @@ impl RunRow {
             tool_version: versions[i].clone(),
             parameters: parameters[i].clone(),
             result: results[i].clone(),
+            origin: origins[i].clone(),
         };
         Ok((0..table.rows()).map(row).collect())
     }
 }
 
-/// Parameters of an identification; their hash is its run id.
+/// Parameters of an identification; their hash is its run id. What nobody knows of masks that others made is none.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IdentifyParameters {
-    /// Run of the profile.
-    pub profile: String,
+    /// Run of the profile; an import has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
     /// Method.
     pub method: String,
     /// Quantile of the filter bar.
-    pub filter_rate: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter_rate: Option<f64>,
     /// Quantile of the activation bar.
-    pub activation_bar: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation_bar: Option<f64>,
     /// Rates, ascending.
     pub top_rates: Vec<f64>,
     /// `exact` or `reference`.
-    pub arithmetic: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arithmetic: Option<String>,
     /// Seed of draws.
     pub seed: u64,
     /// Resamples behind the selection frequencies.
     pub resamples: u32,
-    /// The languages compared: another list gives other sets.
+    /// The languages compared: another list gives other sets. Those of an import stand in the order of its file.
     pub languages: Vec<LanguageCode>,
+    /// The file that an import was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// A file of masks that others made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Its name.
+    pub file: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Its hash.
+    pub sha256: String,
+    /// Where it was published, in the words of who imported it.
+    pub source: Option<String>,
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}, SHA-256 {}", self.file, self.sha256)?;
+        self.source.iter().try_for_each(|source| write!(f, ", {source}"))
+    }
 }
 
 /// What an identification found out on the way.
@@ -145,7 +189,8 @@ pub struct IdentifyResult {
     /// Probability above which a neuron serves a language.
     pub activation_bar: Option<f64>,
     /// Neurons that passed the filter.
-    pub finite: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finite: Option<usize>,
     /// One entry per rate, ascending.
     pub rates: Vec<RateResult>,
     /// What a reader should know, in words.
@@ -155,7 +200,7 @@ pub struct IdentifyResult {
 /// One cut of the ranking.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RateResult {
-    /// Share of the model's neurons asked for.
+    /// Share of the model's neurons asked for; of an import that does not say it, the share that is in the masks.
     pub rate: f64,
     /// The same as a number of neurons: ranks below it belong to this cut.
     pub asked: usize,
@@ -164,9 +209,11 @@ pub struct RateResult {
     /// Highest entropy selected, in nats.
     pub entropy_cut: Option<f64>,
     /// Neurons tied at the cut.
-    pub tied: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tied: Option<usize>,
     /// How many of them were taken.
-    pub taken: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken: Option<usize>,
 }
 
 impl IdentifyResult {
@@ -187,9 +234,9 @@ impl IdentifyResult {
 }
 
 impl RateResult {
-    /// Whether a rank belongs to this cut.
+    /// Whether a rank belongs to this cut. Neurons of an import have none, and all of them belong to its only cut.
     #[must_use]
-    pub fn includes(&self, rank: u32) -> bool {
-        (rank as usize) < self.asked
+    pub fn includes(&self, rank: Option<u32>) -> bool {
+        rank.is_none_or(|rank| (rank as usize) < self.asked)
     }
 }
