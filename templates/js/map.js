@@ -391,7 +391,11 @@
     }
   }
   ATLAS.NeuronMap = NeuronMap;
-  ATLAS.level = q => new Intl.NumberFormat(ATLAS.locale, { numberingSystem: "latn", style: "percent", maximumSignificantDigits: 1 }).format(ATLAS.probability(q));
+  // A coarse probability: one digit of it is known.
+  ATLAS.level = q => {
+    const p = ATLAS.probability(q), digit = p > 0 ? 10 ** Math.floor(Math.log10(p)) : 1;
+    return percent(Math.round(p / digit) * digit);
+  };
 
   // The numbers of the layers beside a drawing: all where there is room, else every fifth and the last.
   ATLAS.svg = (name, attributes, ...children) => {
