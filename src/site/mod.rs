@@ -35,7 +35,7 @@ use serde_json::{Value, json};
 
 pub use self::{
     host::SiteUrl,
-    locale::{LOCALES, texts},
+    locale::{LOCALES, Locale, texts},
     serve::serve,
     shards::Data,
 };
@@ -43,7 +43,6 @@ use self::{
     activity::Activity,
     assets::Assets,
     files::{Files, Written},
-    locale::Locale,
     view::View,
 };
 use crate::{

@@ -5,8 +5,8 @@
 //! |---|---|
 //! | `meta.js` | JSON: the model's grid, its languages by name, their order by likeness, where blocks begin |
 //! | `order-LAYER.js` | the neuron at every place of the layer's maps: 3 planes of bytes, low ones first |
-//! | `map-CODE.js` | at every place of every layer how often the neuron fires for the language, in 16 steps of √p, a byte each |
-//! | `mean.js` | the same of the mean probability over all languages |
+//! | `mean.js` | at every place of every layer ⌊m / 8⌋ for the mean probability over all languages, m = round(255 · √mean), a byte each |
+//! | `map-CODE.js` | at every place of every layer how far the language's round(255 · √p) lies from 8 ⌊m / 8⌋ + 4, in steps of 32, a signed byte each: mostly 0, which packs to a bit or two |
 //! | `list-CODE.js` | the language's own neurons: their number per layer (2 planes), then of all of them, by layer and place, the step from the place before (3), the index in the layer (3), how many languages it serves (2), round(255 · √p) |
 //! | `block-LAYER-K.js` | up to 256 neurons of a layer: their number (2 bytes), indices (3 planes), then each one's round(255 · √p) in every language, by likeness, as differences from one to the next, then a bit for every language that it serves |
 //! | `overlap.js` | of every pair a < b of languages: neurons in common (3 planes), then Jaccard, overlap coefficient and cosine in steps of 1/10,000 (2 planes each; 65,535 for none) |
@@ -32,7 +32,7 @@ use crate::{
 /// How much of the activity goes to the browser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Data {
-    /// Maps of all neurons in 16 steps; the selected neurons in every language in 256.
+    /// Maps of all neurons in coarse steps; the selected neurons in every language in 256.
     #[default]
     Default,
     /// Every neuron in every language in 256 steps.
@@ -52,8 +52,10 @@ pub struct Shards {
 
 /// Neurons of a block.
 const BLOCK: usize = 256;
-/// Steps of a map: the high half of a byte.
-const STEP: u32 = 4;
+/// Step of the mean, and of what a language's map says beside it. With 32, no byte is more than 16 off, and what is only noise between
+/// languages vanishes: a map packs to a tenth of what 256 steps would take.
+const MEAN_STEP: u8 = 8;
+const MAP_STEP: f32 = 32.0;
 /// What stands for no number in `overlap.js`.
 const NONE: u32 = 65_535;
 
@@ -65,14 +67,15 @@ pub fn write(view: &View, activity: &Activity, files: &Files, data: Data) -> Res
     let folder = format!("{}/shards", view.folder);
     let writer = Writer { view, activity, files, folder: &folder };
     let blocks = writer.blocks(data);
-    let mut written = vec![writer.meta(&blocks, data)?, writer.mean()?, writer.overlap()?];
+    let mean: Vec<u8> = activity.mean().into_iter().map(|q| q / MEAN_STEP).collect();
+    let mut written = vec![writer.meta(&blocks, data)?, writer.mean(&mean)?, writer.overlap()?];
     let shape = activity.shape();
     let orders: Vec<u64> =
         (0..shape.layers).into_par_iter().map(|layer| writer.order(layer)).collect::<Result<_, _>>()?;
     let places: Vec<Vec<u32>> = (0..shape.layers).map(|layer| activity.places(layer)).collect();
     let languages: Vec<[u64; 2]> = (0..activity.languages().len())
         .into_par_iter()
-        .map(|at| Ok([writer.map(at)?, writer.list(activity.languages()[at], &places)?]))
+        .map(|at| Ok([writer.map(at, &mean)?, writer.list(activity.languages()[at], &places)?]))
         .collect::<Result<_, SiteError>>()?;
     let leaves = writer.leaves();
     let blocks: Vec<u64> = blocks
@@ -90,9 +93,14 @@ pub fn write(view: &View, activity: &Activity, files: &Files, data: Data) -> Res
 pub fn estimate(shape: FfnShape, languages: usize, selected: usize, data: Data) -> u64 {
     let (neurons, languages) = (shape.neurons() as f64, languages as f64);
     let blocks = if data == Data::Full { neurons } else { selected as f64 };
-    let maps = 0.30 * neurons * (languages + 1.0);
-    let orders = 2.6 * neurons;
+    let maps = 0.12 * neurons * languages;
+    let orders = 3.2 * neurons;
     (maps + orders + 0.95 * blocks * languages + 60.0 * selected as f64 + 8.0 * languages * languages) as u64
+}
+
+/// The middle of a step of the mean.
+fn centre(mean: u8) -> u8 {
+    mean * MEAN_STEP + MEAN_STEP / 2
 }
 
 /// Neurons that are shipped together.
@@ -168,22 +176,22 @@ impl Writer<'_> {
         self.put(&format!("order-{layer}"), &content)
     }
 
-    fn map(&self, language: usize) -> Result<u64, SiteError> {
-        let content = self.seriated(self.activity.row(language));
-        self.put(&format!("map-{}", self.activity.languages()[language]), &content)
+    fn map(&self, language: usize, mean: &[u8]) -> Result<u64, SiteError> {
+        let row = self.activity.row(language).iter().zip(mean);
+        let apart: Vec<u8> =
+            row.map(|(&q, &mean)| ((f32::from(q) - f32::from(centre(mean))) / MAP_STEP).round() as i8 as u8).collect();
+        self.put(&format!("map-{}", self.activity.languages()[language]), &self.seriated(&apart))
     }
 
-    fn mean(&self) -> Result<u64, SiteError> {
-        self.put("mean", &self.seriated(&self.activity.mean()))
+    fn mean(&self, mean: &[u8]) -> Result<u64, SiteError> {
+        self.put("mean", &self.seriated(mean))
     }
 
-    /// The steps of all neurons in the order of the maps.
+    /// The bytes of all neurons in the order of the maps.
     fn seriated(&self, row: &[u8]) -> Vec<u8> {
         let width = self.activity.shape().layer_width();
         let layers = row.chunks(width).enumerate();
-        layers
-            .flat_map(|(layer, row)| self.activity.order(layer).iter().map(|&within| row[within as usize] >> STEP))
-            .collect()
+        layers.flat_map(|(layer, row)| self.activity.order(layer).iter().map(|&within| row[within as usize])).collect()
     }
 
     fn list(&self, language: LanguageCode, places: &[Vec<u32>]) -> Result<u64, SiteError> {

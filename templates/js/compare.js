@@ -27,7 +27,7 @@
     const mine = ++turn, m = await model();
     if (m.index(first) === undefined || m.index(second) === undefined) { return; }
     out.setAttribute("aria-busy", "true");
-    const [a, b, levelsA, levelsB, overlap] = await Promise.all([m.list(first), m.list(second), m.map(first), m.map(second), m.overlap()]);
+    const [a, b, mapA, mapB, overlap] = await Promise.all([m.list(first), m.list(second), m.map(first), m.map(second), m.overlap()]);
     if (mine !== turn) { return; }
     const languages = [first, second].map(m.language), names = languages.map(language => isolated(language.name)), [nameA, nameB] = names;
     const key = (list, i) => list.layers[i] * m.layerWidth + list.places[i], ownA = new Map(), ownB = new Map();
@@ -45,7 +45,7 @@
       model: m, marks, label: t("Difference between {a} and {b}, neuron by neuron", { a: nameA, b: nameB }),
       heats: [{
         name: t("difference"), difference: true, low: t("more for {name}", { name: nameB }), high: t("more for {name}", { name: nameA }),
-        values: async () => levelsA.map((v, i) => 128 + v - levelsB[i]),
+        values: async () => Uint8Array.from(mapA.apart, (v, i) => 128 + 2 * (v - mapB.apart[i])),
       }],
       // Tall marks of the first, low ones of the second, whole ones of both.
       markPaint: ({ own, shared: other }) => {
@@ -54,7 +54,7 @@
       },
       sentence: (layer, at, within) => {
         const i = layer * m.layerWidth + at, share = (list, own, levels) => own.has(i) ? percent(ATLAS.probability(list.q[own.get(i)])) : t("about {share}", { share: ATLAS.level(levels[i]) });
-        return t("{id}: fires at {shareA} for {a}, at {shareB} for {b}.", { id: ATLAS.neuronName(m, layer, within), a: nameA, b: nameB, shareA: share(a, ownA, levelsA), shareB: share(b, ownB, levelsB) });
+        return t("{id}: fires at {shareA} for {a}, at {shareB} for {b}.", { id: ATLAS.neuronName(m, layer, within), a: nameA, b: nameB, shareA: share(a, ownA, mapA.levels), shareB: share(b, ownB, mapB.levels) });
       },
       open: (layer, within) => { location.href = first + ".html#" + ATLAS.neuronHash(m, layer, within); },
     });

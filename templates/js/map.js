@@ -129,7 +129,7 @@
     paints() {
       const paper = token("--paper"), raised = token("--raised"), own = token("--own"), shared = token("--shared");
       const ramp = this.heat.difference ? x => between([own, raised, shared].reverse(), x) : x => between(cividis, x);
-      this.heatPaint = Uint32Array.from({ length: 256 }, (_, v) => pack(this.heat.difference ? ramp(clamp((v - 128) / 20 + 0.5, 0, 1)) : ramp(Math.min(v / 15, 1))));
+      this.heatPaint = Uint32Array.from({ length: 256 }, (_, v) => pack(this.heat.difference ? ramp(clamp((v - 128) / 20 + 0.5, 0, 1)) : ramp(v / 255)));
       this.tall = Uint32Array.from([0, 0, pack(own), pack(own)]);
       this.low = Uint32Array.from([0, pack(shared), pack(own), pack(own)]);
       if (this.markPaint) { const m = this.markPaint({ own, shared }); this.tall = m.tall; this.low = m.low; }
@@ -143,7 +143,7 @@
       const pixels = new Uint32Array(image.data.buffer);
       for (let i = 0; i < pixels.length; i++) {
         const x = i % 128;
-        pixels[i] = this.heatPaint[this.heat.difference ? Math.round(118 + 20 * x / 127) : Math.round(15 * x / 127)];
+        pixels[i] = this.heatPaint[this.heat.difference ? Math.round(118 + 20 * x / 127) : Math.round(255 * x / 127)];
       }
       paint.putImageData(image, 0, 0);
       this.legend.replaceChildren(this.heat.difference ? this.heat.low + " " : percent(0) + " ", bar, this.heat.difference ? " " + this.heat.high : " " + percent(1) + " · " + t("in the middle {share}", { share: percent(0.25) }), " · ", t("rounded for display"));
@@ -391,7 +391,11 @@
     }
   }
   ATLAS.NeuronMap = NeuronMap;
-  ATLAS.level = v => percent(ATLAS.probability(Math.min(255, v * 16 + 7.5)));
+  // A coarse probability: one digit of it is known.
+  ATLAS.level = q => {
+    const p = ATLAS.probability(q), digit = p > 0 ? 10 ** Math.floor(Math.log10(p)) : 1;
+    return percent(Math.round(p / digit) * digit);
+  };
 
   // The numbers of the layers beside a drawing: all where there is room, else every fifth and the last.
   ATLAS.svg = (name, attributes, ...children) => {
@@ -426,13 +430,13 @@
   const state = view => view.scale > view.smallest() * 1.01 || view.byIndex
     ? [Math.round(view.left * 10) / 10, Math.round(view.scale * 1e4) / 1e4].join(",") : "0";
   const create = async () => {
-    const m = await model(), [levels, list] = await Promise.all([m.map(code), m.list(code)]), { name } = m.language(code), own = new Map();
+    const m = await model(), [{ levels, apart }, list] = await Promise.all([m.map(code), m.list(code)]), { name } = m.language(code), own = new Map();
     for (let i = 0; i < list.n; i++) { own.set(list.layers[i] * m.layerWidth + list.places[i], i); }
     const heats = [{ name: t("how often it fires"), values: async () => levels }];
     if (m.counted) {
       heats.push({
         name: t("against the mean of all languages"), difference: true, low: t("less than the mean"), high: t("more than the mean"),
-        values: async () => { const mean = await m.mean(); return levels.map((v, i) => 128 + v - mean[i]); },
+        values: async () => Uint8Array.from(apart, v => 128 + 2 * v),
       });
     }
     return new ATLAS.NeuronMap({

@@ -48,8 +48,11 @@
           folder, slug, layerWidth: width,
           language: code => meta.languages[index.get(code)],
           index: code => index.get(code),
-          map: code => load(folder, slug, "map-" + code),
-          mean: () => load(folder, slug, "mean"),
+          // At every place round(255 √p), coarse, and how far it lies from the mean of all languages, in steps of 32.
+          map: async code => {
+            const [mean, map] = await Promise.all([load(folder, slug, "mean"), load(folder, slug, "map-" + code)]), apart = new Int8Array(map.buffer, map.byteOffset, map.length);
+            return { apart, levels: Uint8ClampedArray.from(mean, (m, i) => 8 * m + 4 + 32 * apart[i]) };
+          },
           // place -> neuron of the layer, and back; what is loaded already is given at once by `known`.
           known: layer => orders[layer],
           order: async layer => {
