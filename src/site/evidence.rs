@@ -286,7 +286,7 @@ impl<'a> Ablation<'a> {
             |value: Option<f64>| value.zip(diagonal).filter(|(value, _)| *value > 0.0).map(|(value, own)| own / value);
         let top = self.largest();
         let scale = (0..figure::STEPS).map(
-            |step| json!({ "step": step, "text": spot.decimal(Some(top * step as f64 / figure::STEPS as f64), 2) }),
+            |step| json!({ "step": step, "text": spot.decimal(Some(top * step as f64 / figure::STEPS as f64), figure::places(top)) }),
         );
         let languages = self.rows.iter().map(|&code| {
             let ranks = self.ranks(code);
@@ -309,7 +309,7 @@ impl<'a> Ablation<'a> {
             "languages": languages.collect::<Vec<_>>(),
             "columns": self.columns.iter().map(|&code| json!({ "code": code, "name": name(code) })).collect::<Vec<_>>(),
             "scale": scale.collect::<Vec<_>>(),
-            "scale_top": spot.decimal(Some(top), 2),
+            "scale_top": spot.decimal(Some(top), figure::places(top)),
             "cells": self.rows.iter().map(|a| self.columns.iter().map(|b| self.cell(*a, *b)).collect::<Vec<_>>()).collect::<Vec<_>>(),
         })
     }

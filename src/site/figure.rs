@@ -307,9 +307,20 @@ pub fn dendrogram(view: &View, width: f64) -> String {
     path
 }
 
+/// Decimals that tell the steps of a scale apart.
+pub fn places(largest: f64) -> usize {
+    match largest {
+        n if n >= 0.5 => 2,
+        n if n >= 0.05 => 3,
+        _ => 4,
+    }
+}
+
 /// Ticks from nothing to what holds `largest`, and that end: steps of 1, 2 or 5, four to eight of them.
 pub fn ticks(largest: f64) -> (Vec<f64>, f64) {
-    let largest = largest.max(1e-6);
+    if largest <= 0.0 {
+        return (vec![0.0, 0.5, 1.0], 1.0);
+    }
     let power = 10f64.powf((largest / 4.0).log10().floor());
     let step =
         [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().map(|n| n * power).find(|step| largest / step <= 5.0).unwrap_or(power);
@@ -376,7 +387,7 @@ impl Picture {
     pub fn scale(&mut self, x: f64, y: f64, largest: f64, label: &str) -> &mut Self {
         let boxes: String = (0..STEPS).map(|step| format!("<path class=\"q{step}\" d=\"M{step}.5 0v1\"/>")).collect();
         self.plot((x, y), (300.0, 12.0), (STEPS, 1), &format!("<g class=\"cells\">{boxes}</g>"));
-        let end = trimmed_to(largest, 2);
+        let end = trimmed_to(largest, places(largest));
         self.text(x, y + 26.0, "start", "0").text(x + 300.0, y + 26.0, "end", &end).text(
             x + 312.0,
             y + 11.0,

@@ -29,7 +29,7 @@ pub fn sheet(spot: &Spot) -> Sheet {
     let caption = caption(spot);
     let legend = (0..figure::STEPS).map(|step| {
         let edge = |at: usize| top * at as f64 / figure::STEPS as f64;
-        json!({ "step": step, "from": edge(step), "text": spot.decimal(Some(edge(step)), 2) })
+        json!({ "step": step, "from": edge(step), "text": spot.decimal(Some(edge(step)), figure::places(top)) })
     });
     let figures = vec![
         ("figures/overlap.svg".to_owned(), picture(view, &art, &caption)),
@@ -57,7 +57,7 @@ pub fn sheet(spot: &Spot) -> Sheet {
             "languages": leaves.iter().map(row).collect::<Vec<_>>(),
             "jaccard": cells,
             "scale_steps": legend.collect::<Vec<_>>(),
-            "scale_top": spot.decimal(Some(top), 2),
+            "scale_top": spot.decimal(Some(top), figure::places(top)),
             "family_legend": home::legend(spot),
             "closest": pairs.iter().take(10).filter_map(|(a, b, jaccard, shared)| {
                 let (first, second) = (view.language(*a)?, view.language(*b)?);
