@@ -341,7 +341,8 @@ pub fn visit_active(
     let first = 4 + usize::from(experts);
     let leaves = std::iter::once(1).chain(first..first + folds);
     let mask = ProjectionMask::leaves(metadata.file_metadata().schema_descr(), leaves);
-    let metadata = ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::default()).map_err(|error| wrong(&error))?;
+    let metadata =
+        ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::default()).map_err(|error| wrong(&error))?;
     starts.into_par_iter().enumerate().try_for_each(|(group, start)| {
         let file = File::open(path).map_err(|error| wrong(&error))?;
         let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone())

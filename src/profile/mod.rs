@@ -10,7 +10,10 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::counts::{check_schema, options, unwritten};
 pub use self::{
-    counts::{COUNTS_SCHEMA, CountsReader, CountsTable, TableLayout, counts_schema, counts_version, visit_active, write_counts},
+    counts::{
+        COUNTS_SCHEMA, CountsReader, CountsTable, TableLayout, counts_schema, counts_version, visit_active,
+        write_counts,
+    },
     routed::{ROUTED_SCHEMA, Routed, RoutedTable, routed_schema, write_routed},
     run::{Event, Finish, Profiler},
     store::{ProfileFolder, ProfileHead},

@@ -141,7 +141,12 @@ fn read_counts(
     let (shape, folder) = (model.shape(), model_folder(&model.id));
     let parts = |kind: &str| {
         let prefix = format!("data/{kind}/{folder}/");
-        atlas.manifest.files.iter().filter(move |file| file.path.starts_with(&prefix)).map(|file| atlas.path().join(&file.path))
+        atlas
+            .manifest
+            .files
+            .iter()
+            .filter(move |file| file.path.starts_with(&prefix))
+            .map(|file| atlas.path().join(&file.path))
     };
     let Some(profile) = profile.filter(|_| parts("counts").next().is_some()) else { return Ok(false) };
     let tokens: BTreeMap<LanguageCode, u64> =

@@ -153,7 +153,8 @@ pub fn map_as(marks: Marks, columns: usize, rows: &[MapRow]) -> Value {
             };
             let [all, own, specific] = &bins[layer];
             // What all languages' maps have behind them is drawn half as fine.
-            let behind: Vec<usize> = all.chunks(2).flat_map(|pair| [pair.iter().sum::<usize>().div_ceil(2); 2]).collect();
+            let behind: Vec<usize> =
+                all.chunks(2).flat_map(|pair| [pair.iter().sum::<usize>().div_ceil(2); 2]).collect();
             drawn["others"] = ridge(&behind).into();
             drawn["shared"] = ridge(own).into();
             drawn["specific"] = ridge(specific).into();

@@ -222,8 +222,12 @@ impl Locale {
     #[must_use]
     pub fn script(&self, scripts: &str) -> String {
         let used = texts(scripts, &["t"], &["tn"]);
-        let words: BTreeMap<&str, &Vec<&str>> =
-            self.words().iter().filter(|(key, _)| used.iter().any(|text| text == *key)).map(|(key, forms)| (*key, forms)).collect();
+        let words: BTreeMap<&str, &Vec<&str>> = self
+            .words()
+            .iter()
+            .filter(|(key, _)| used.iter().any(|text| text == *key))
+            .map(|(key, forms)| (*key, forms))
+            .collect();
         let json = serde_json::to_string(&words).expect("plain data");
         let forms = serde_json::to_string(self.forms).expect("plain data");
         format!("(self.ATLAS = self.ATLAS || {{}}).words = {json};\nATLAS.forms = {forms};\n")
@@ -255,7 +259,8 @@ impl Locale {
             };
             // "One neuron" need not repeat its number, and neither need a form for 0 or 2.
             let plural = key.contains('|');
-            let names = |text: &str| placeholders(text).into_iter().filter(|name| !plural || name != "n").collect::<Vec<_>>();
+            let names =
+                |text: &str| placeholders(text).into_iter().filter(|name| !plural || name != "n").collect::<Vec<_>>();
             let wanted = names(key.rsplit('|').next().unwrap_or(key));
             if forms.len() != if plural { self.forms.len() } else { 1 } {
                 problems.push(format!("{}: `{key}` has {} forms", self.code, forms.len()));

@@ -33,17 +33,17 @@ use std::{
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-pub use self::{
-    host::SiteUrl,
-    locale::{LOCALES, Locale, texts},
-    serve::serve,
-    shards::Data,
-};
 use self::{
     activity::Activity,
     assets::Assets,
     files::{Files, Written},
     view::View,
+};
+pub use self::{
+    host::SiteUrl,
+    locale::{LOCALES, Locale, texts},
+    serve::serve,
+    shards::Data,
 };
 use crate::{
     atlas::{Atlas, AtlasError, LanguageRow, ModelRow, NeuronRow},
@@ -111,7 +111,9 @@ pub enum SiteError {
         path: PathBuf,
     },
     /// Two atlases with one model: their pages would stand at the same place.
-    #[error("{first} and {second}: both hold {model}, whose pages would stand in one folder; render them to two folders")]
+    #[error(
+        "{first} and {second}: both hold {model}, whose pages would stand in one folder; render them to two folders"
+    )]
     Twice {
         /// The first atlas.
         first: PathBuf,
@@ -280,7 +282,9 @@ pub fn render_with(atlases: &[Atlas], place: &Path, options: &Options) -> Result
             locales.map(move |locale| (kind, *locale))
         });
         let chores: Vec<(&Kind, &Locale)> = chores.collect();
-        chores.par_iter().try_for_each(|(kind, locale)| site.spot(view, locale, kind.name).write(&files, kind.sheet))?;
+        chores
+            .par_iter()
+            .try_for_each(|(kind, locale)| site.spot(view, locale, kind.name).write(&files, kind.sheet))?;
         view.languages.par_iter().try_for_each(|language| site.write_language(&files, view, language))?;
     }
     let first = &site.views[0];

@@ -113,8 +113,12 @@ impl Request {
         let (Some(method), Some(target), Some(version)) = (words.next(), words.next(), words.next()) else {
             return Ok(None);
         };
-        let mut request =
-            Self { method: method.to_owned(), target: target.to_owned(), close: version != "HTTP/1.1", ..Self::default() };
+        let mut request = Self {
+            method: method.to_owned(),
+            target: target.to_owned(),
+            close: version != "HTTP/1.1",
+            ..Self::default()
+        };
         loop {
             line.clear();
             if head.read_line(&mut line)? == 0 {
@@ -212,7 +216,8 @@ impl Answer {
     fn file(place: &Path) -> Option<Self> {
         let body = fs::read(place).ok()?;
         let extension = place.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-        let kind = TYPES.iter().find(|(known, _)| *known == extension).map_or("application/octet-stream", |(_, kind)| kind);
+        let kind =
+            TYPES.iter().find(|(known, _)| *known == extension).map_or("application/octet-stream", |(_, kind)| kind);
         let tag = format!("\"{}\"", &crate::output::sha256(&body)[..16]);
         Some(Self { status: "200 OK", kind, location: None, tag, body })
     }
@@ -235,7 +240,9 @@ impl Answer {
             self.kind,
             self.body.len()
         );
-        for (name, value) in [("ETag", Some(&self.tag).filter(|tag| !tag.is_empty())), ("Location", self.location.as_ref())] {
+        for (name, value) in
+            [("ETag", Some(&self.tag).filter(|tag| !tag.is_empty())), ("Location", self.location.as_ref())]
+        {
             if let Some(value) = value.filter(|value| !value.contains(['\r', '\n'])) {
                 head += &format!("{name}: {value}\r\n");
             }

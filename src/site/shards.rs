@@ -78,10 +78,7 @@ pub fn write(view: &View, activity: &Activity, files: &Files, data: Data) -> Res
         .map(|at| Ok([writer.map(at, &mean)?, writer.list(activity.languages()[at], &places)?]))
         .collect::<Result<_, SiteError>>()?;
     let leaves = writer.leaves();
-    let blocks: Vec<u64> = blocks
-        .par_iter()
-        .map(|block| writer.block(block, &leaves))
-        .collect::<Result<_, _>>()?;
+    let blocks: Vec<u64> = blocks.par_iter().map(|block| writer.block(block, &leaves)).collect::<Result<_, _>>()?;
     written.extend(orders);
     written.extend(languages.into_iter().flatten());
     written.extend(blocks);
@@ -202,7 +199,12 @@ impl Writer<'_> {
         for neuron in self.view.tables.of(language) {
             let within = shape.in_layer(neuron.id());
             let place = places[neuron.layer][within];
-            layers[neuron.layer].push((place, within as u32, u32::from(neuron.languages), row[shape.flat(neuron.id())]));
+            layers[neuron.layer].push((
+                place,
+                within as u32,
+                u32::from(neuron.languages),
+                row[shape.flat(neuron.id())],
+            ));
         }
         layers.iter_mut().for_each(|layer| layer.sort_unstable());
         let mut steps = Vec::new();
@@ -238,7 +240,9 @@ impl Writer<'_> {
             let id = shape.neuron(block.layer * shape.layer_width() + within as usize);
             let rows = self.view.neurons.get(&id).map(|served| served.rows.as_slice()).unwrap_or_default();
             let serves = |&language: &usize| rows.iter().any(|row| row.language == self.activity.languages()[language]);
-            let bits = |languages: &[usize]| (0..).zip(languages).map(|(bit, language)| u8::from(serves(language)) << bit).sum::<u8>();
+            let bits = |languages: &[usize]| {
+                (0..).zip(languages).map(|(bit, language)| u8::from(serves(language)) << bit).sum::<u8>()
+            };
             content.extend(leaves.chunks(8).map(bits));
         }
         self.put(&format!("block-{}-{}", block.layer, block.number), &content)

@@ -1,9 +1,6 @@
 //! A whole site as one zip file, to be read without a network: unpack it and open index.html. The same site gives the same bytes.
 
-use std::{
-    io::Write,
-    path::Path,
-};
+use std::{io::Write, path::Path};
 
 use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 

@@ -42,7 +42,7 @@
     const number = value => value === null ? "–" : value.toLocaleString(ATLAS.locale, { minimumFractionDigits: 2, maximumFractionDigits: 2, numberingSystem: "latn" });
     const marks = [...new Set([...ownA.keys(), ...ownB.keys()])].map(at => ({ layer: Math.floor(at / m.layerWidth), place: at % m.layerWidth, kind: ownA.has(at) ? ownB.has(at) ? 3 : 2 : 1 }));
     const map = new ATLAS.NeuronMap({
-      model: m, marks, label: t("Difference between {a} and {b}, neuron by neuron", { a: nameA, b: nameB }),
+      model: m, marks, markKey: t("marks below each row: upper serve {a}, lower serve {b}", { a: nameA, b: nameB }), label: t("Difference between {a} and {b}, neuron by neuron", { a: nameA, b: nameB }),
       heats: [{
         name: t("difference"), difference: true, low: t("more for {name}", { name: nameB }), high: t("more for {name}", { name: nameA }),
         values: async () => Uint8Array.from(mapA.apart, (v, i) => 128 + 2 * (v - mapB.apart[i])),

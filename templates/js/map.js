@@ -146,7 +146,7 @@
         pixels[i] = this.heatPaint[this.heat.difference ? Math.round(118 + 20 * x / 127) : Math.round(255 * x / 127)];
       }
       paint.putImageData(image, 0, 0);
-      this.legend.replaceChildren(this.heat.difference ? this.heat.low + " " : percent(0) + " ", bar, this.heat.difference ? " " + this.heat.high : " " + percent(1) + " · " + t("in the middle {share}", { share: percent(0.25) }), " · ", t("rounded for display"));
+      this.legend.replaceChildren(this.heat.difference ? this.heat.low + " " : percent(0) + " ", bar, this.heat.difference ? " " + this.heat.high : " " + percent(1) + " · " + t("in the middle {share}", { share: percent(0.25) }), " · ", t("rounded for display"), " · ", this.markKey);
     }
 
     smallest() { return this.pixels / this.width; }
@@ -440,7 +440,7 @@
       });
     }
     return new ATLAS.NeuronMap({
-      model: m, heats, label: t("Neurons of {name}, layer by layer", { name }),
+      model: m, heats, markKey: t("marks below each row: tall serve {name} only, low serve others too", { name }), label: t("Neurons of {name}, layer by layer", { name }),
       marks: Array.from({ length: list.n }, (_, i) => ({ layer: list.layers[i], place: list.places[i], kind: list.served[i] === 1 ? 2 : 1 })),
       sentence: (layer, place, within) => {
         const i = own.get(layer * m.layerWidth + place);

@@ -114,7 +114,17 @@ self.ATLAS = self.ATLAS || {};
     state.q = input.value;
     for (const menu of menus) { state[menu.id] = menu.value; }
   };
+  // While rows come and go, columns keep their widths: they do not jump, and the browser need not measure every cell again.
+  const loose = () => { table.style.tableLayout = table.style.width = ""; all("thead th", table).forEach(th => { th.style.width = ""; }); };
+  const fix = () => {
+    if (table.style.tableLayout) { return; }
+    const widths = all("thead th", table).map(th => [th, th.offsetWidth]), width = table.offsetWidth;
+    for (const [th, w] of widths) { th.style.width = w + "px"; }
+    table.style.width = width + "px";
+    table.style.tableLayout = "fixed";
+  };
   const filterAndKeep = () => {
+    fix();
     filter();
     clearTimeout(timer);
     timer = setTimeout(() => writeHash(state), 150);
@@ -150,6 +160,7 @@ self.ATLAS = self.ATLAS || {};
       if (e.key === "Enter" && !e.isComposing && first && input.value) { e.preventDefault(); first.focus(); }
     });
     addEventListener("hashchange", restore);
+    addEventListener("resize", loose);
     restore();
     if (location.hash === "#q=") { input.focus(); }
   }

@@ -21,12 +21,23 @@ fn main() {
     let shape = FfnShape { layers: number(2, 32), width: number(3, 14_336), experts: number(5, 1) };
     let (models, languages) = (number(1, 1), synthetic::languages(number(4, 132)));
     let models: Vec<_> = (0..models)
-        .map(|seed| synthetic::Model { id: format!("synthetic/model-{}", (b'a' + seed as u8) as char), shape, seed: seed as u64 })
+        .map(|seed| synthetic::Model {
+            id: format!("synthetic/model-{}", (b'a' + seed as u8) as char),
+            shape,
+            seed: seed as u64,
+        })
         .collect();
-    if !folder.join("atlas/manifest.json").is_file() || Atlas::open(&folder.join("atlas")).expect("an atlas").models.len() < models.len() {
+    if !folder.join("atlas/manifest.json").is_file()
+        || Atlas::open(&folder.join("atlas")).expect("an atlas").models.len() < models.len()
+    {
         let start = Instant::now();
         synthetic::build(&folder, &models, &languages);
-        println!("atlas of {} models, {shape}, {} languages: {:.1} s", models.len(), languages.len(), start.elapsed().as_secs_f64());
+        println!(
+            "atlas of {} models, {shape}, {} languages: {:.1} s",
+            models.len(),
+            languages.len(),
+            start.elapsed().as_secs_f64()
+        );
     }
     let start = Instant::now();
     let atlas = Atlas::open(&folder.join("atlas")).expect("an atlas");

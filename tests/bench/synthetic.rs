@@ -136,7 +136,8 @@ fn counts(model: &Model, code: LanguageCode, places: &BTreeMap<LanguageCode, f64
         }
         let fired = (p.min(0.98) * tokens as f64) as u64;
         for fold in 0..FOLDS {
-            tally.active[fold][flat] = (fired / FOLDS as u64 + u64::from(noise.0 >> fold & 1)).min(tokens / FOLDS as u64);
+            tally.active[fold][flat] =
+                (fired / FOLDS as u64 + u64::from(noise.0 >> fold & 1)).min(tokens / FOLDS as u64);
         }
         tally.sum[flat] = f64::from((fired as f32) * 0.5);
         tally.sum_sq[flat] = f64::from((fired as f32) * 0.4);
@@ -188,8 +189,10 @@ fn identify<'a>(folder: &'a ProfileFolder, languages: &[LanguageCode]) -> Identi
         let rate: Rate = rate.to_string().parse().expect("a rate");
         (rate.get(), selection.at_rate(rate).expect("a cut of the same ranking"))
     });
-    let evidence =
-        Evidence { overlaps: overlaps(&profiles, &selection).expect("of the same profiles"), stability: Some(stability(&selection)) };
+    let evidence = Evidence {
+        overlaps: overlaps(&profiles, &selection).expect("of the same profiles"),
+        stability: Some(stability(&selection)),
+    };
     let parameters = IdentifyParameters {
         profile: folder.head.run.clone(),
         method: "lape".to_owned(),
@@ -209,7 +212,11 @@ fn stability(selection: &neuroglot::identify::Selection) -> Stability {
     let bar = selection.activation_bar.unwrap_or_default();
     let frequency = |p: f64| Some((0.5 + 4.0 * (p - bar)).clamp(0.3, 1.0) as f32);
     let selection_freq = selection.neurons.iter().map(|neuron| {
-        neuron.assigned.iter().map(|&language| frequency(neuron.probabilities[usize::from(language)])).collect::<Vec<_>>()
+        neuron
+            .assigned
+            .iter()
+            .map(|&language| frequency(neuron.probabilities[usize::from(language)]))
+            .collect::<Vec<_>>()
     });
     let selection_freq: Vec<Vec<Option<f32>>> = selection_freq.collect();
     let languages = selection.languages.iter().enumerate().map(|(at, &language)| {

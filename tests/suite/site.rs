@@ -186,7 +186,10 @@ fn a_name_that_is_code_stays_a_name_and_a_language_without_neurons_has_a_page() 
         assert!(!html.contains("<script>alert") && !html.contains("<img"), "{page}");
     }
     let html = fs::read_to_string(folder.path().join("neuroglot__demo-2.7m/cym_Latn.html")).unwrap();
-    assert!(html.contains("none of the 4,608 neurons is selected for"), "the page of a language without neurons says so");
+    assert!(
+        html.contains("none of the 4,608 neurons is selected for"),
+        "the page of a language without neurons says so"
+    );
 }
 
 #[test]

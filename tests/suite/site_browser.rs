@@ -27,7 +27,8 @@ fn hostile() -> Atlas {
     for tables in atlas.methods.values_mut() {
         let mut kept = false;
         tables.neurons.retain(|row| {
-            let first = row.language == code("cym_Latn") && !std::mem::replace(&mut kept, kept || row.language == code("cym_Latn"));
+            let first = row.language == code("cym_Latn") && !kept;
+            kept |= first;
             row.language != code("est_Latn") && (row.language != code("cym_Latn") || first)
         });
     }
@@ -92,7 +93,10 @@ fn the_snippets_of_a_languages_page_do_what_they_say() {
     let arguments = command.strip_prefix("neuroglot ").unwrap();
     neuroglot(folder.path(), arguments.split_whitespace()).done();
     let downloaded = fs::read(folder.path().join(format!("site/{MODEL}/mlt_Latn.safetensors"))).unwrap();
-    assert!(fs::read(folder.path().join("mlt_Latn.safetensors")).unwrap() == downloaded, "the download is what the command makes");
+    assert!(
+        fs::read(folder.path().join("mlt_Latn.safetensors")).unwrap() == downloaded,
+        "the download is what the command makes"
+    );
     // Behind the page's own lines: every neuron that the mask names is silent, and others are not.
     let snippet = page["snippets"]["python"].as_str().unwrap();
     let check = "

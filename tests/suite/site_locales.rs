@@ -83,7 +83,9 @@ fn plurals_follow_cldr() {
 #[test]
 fn what_a_locale_does_not_say_stays_english_and_a_list_reads_as_one() {
     assert_eq!(locale("sw").say("Nobody says this of {x}", &[("x", "y")]), "Nobody says this of y");
-    let list = |code: &str, n: usize| locale(code).list(&["a", "b", "c"][..n].iter().map(ToString::to_string).collect::<Vec<_>>());
+    let list = |code: &str, n: usize| {
+        locale(code).list(&["a", "b", "c"][..n].iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
     assert_eq!([list("en", 0), list("en", 1), list("en", 2), list("en", 3)], ["", "a", "a and b", "a, b and c"]);
     assert_eq!(list("fr", 3), "a, b et c");
 }

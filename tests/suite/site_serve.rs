@@ -6,7 +6,11 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     path::Path,
-    sync::{Arc, atomic::{AtomicBool, Ordering}, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     time::Duration,
 };
 
@@ -80,7 +84,10 @@ fn files_come_with_their_types_packed_and_known() {
         ("/model/mask.safetensors", "application/octet-stream", &[0, 255]),
     ] {
         let (head, found) = server.get(path, "");
-        assert!(head.starts_with("HTTP/1.1 200 ") && head.contains(&format!("Content-Type: {kind}\r\n")), "{path}: {head}");
+        assert!(
+            head.starts_with("HTTP/1.1 200 ") && head.contains(&format!("Content-Type: {kind}\r\n")),
+            "{path}: {head}"
+        );
         assert!(head.contains("X-Content-Type-Options: nosniff"));
         assert_eq!(found, body, "{path}");
     }
@@ -102,8 +109,20 @@ fn files_come_with_their_types_packed_and_known() {
 fn no_path_leaves_the_folder_and_no_other_host_is_served() {
     let server = Server::new();
     for path in [
-        "/../secret.txt", "/%2e%2e/secret.txt", "/model/../../secret.txt", "/model/..%2f..%2fsecret.txt", "//etc/passwd", "/%2fetc/passwd",
-        "/link.txt", "/.hidden", "/model/%00", "/..%5csecret.txt", "/%zz", "/%c3%28", "secret.txt", "/nothing.html",
+        "/../secret.txt",
+        "/%2e%2e/secret.txt",
+        "/model/../../secret.txt",
+        "/model/..%2f..%2fsecret.txt",
+        "//etc/passwd",
+        "/%2fetc/passwd",
+        "/link.txt",
+        "/.hidden",
+        "/model/%00",
+        "/..%5csecret.txt",
+        "/%zz",
+        "/%c3%28",
+        "secret.txt",
+        "/nothing.html",
         &server.outside.path().join("secret.txt").display().to_string(),
     ] {
         let (head, body) = server.get(path, "");

@@ -52,7 +52,9 @@ impl Reader {
     fn numbers(&mut self, count: usize, planes: usize) -> Vec<u32> {
         let start = self.1;
         self.1 += count * planes;
-        (0..count).map(|i| (0..planes).map(|plane| u32::from(self.0[start + plane * count + i]) << (8 * plane)).sum()).collect()
+        (0..count)
+            .map(|i| (0..planes).map(|plane| u32::from(self.0[start + plane * count + i]) << (8 * plane)).sum())
+            .collect()
     }
 
     fn rest(&mut self, count: usize) -> &[u8] {
@@ -124,8 +126,12 @@ fn lists_and_blocks_say_what_the_tables_say() {
         let (steps, within, served) = (list.numbers(n, 3), list.numbers(n, 3), list.numbers(n, 2));
         let q = list.rest(n).to_vec();
         let layers = counts.iter().enumerate().flat_map(|(layer, &count)| std::iter::repeat_n(layer, count as usize));
-        let found: BTreeMap<(usize, usize), (u32, u8)> =
-            layers.clone().zip(&within).zip(served.iter().zip(&q)).map(|((layer, &within), (&served, &q))| ((layer, within as usize), (served, q))).collect();
+        let found: BTreeMap<(usize, usize), (u32, u8)> = layers
+            .clone()
+            .zip(&within)
+            .zip(served.iter().zip(&q))
+            .map(|((layer, &within), (&served, &q))| ((layer, within as usize), (served, q)))
+            .collect();
         let wanted: BTreeMap<(usize, usize), (u32, u8)> = rows
             .iter()
             .map(|row| {
@@ -141,7 +147,8 @@ fn lists_and_blocks_say_what_the_tables_say() {
             assert_eq!(order(layer)[place.1 as usize], within, "{code}");
         }
     }
-    let leaves: Vec<usize> = meta["leaves"].as_array().unwrap().iter().map(|leaf| leaf.as_u64().unwrap() as usize).collect();
+    let leaves: Vec<usize> =
+        meta["leaves"].as_array().unwrap().iter().map(|leaf| leaf.as_u64().unwrap() as usize).collect();
     assert_eq!(leaves.iter().collect::<BTreeSet<_>>().len(), codes.len());
     for layer in 0..SHAPE.layers {
         let firsts = meta["blocks"][layer].as_array().unwrap();
@@ -151,14 +158,16 @@ fn lists_and_blocks_say_what_the_tables_say() {
             let n = block.numbers(1, 2)[0] as usize;
             let within = block.numbers(n, 3);
             assert_eq!(u64::from(within[0]), first.as_u64().unwrap());
-            let (steps, bits) = (block.rest(n * codes.len()).to_vec(), block.rest(n * codes.len().div_ceil(8)).to_vec());
+            let (steps, bits) =
+                (block.rest(n * codes.len()).to_vec(), block.rest(n * codes.len().div_ceil(8)).to_vec());
             for (row, &neuron) in within.iter().enumerate() {
                 let mut q = 0u8;
                 for (at, &leaf) in leaves.iter().enumerate() {
                     q = q.wrapping_add(steps[row * codes.len() + at]);
                     assert_eq!(q, counted()[&codes[leaf]][layer * SHAPE.width + neuron as usize]);
                     let serves = bits[row * codes.len().div_ceil(8) + at / 8] >> (at % 8) & 1 == 1;
-                    let listed = tables.of(codes[leaf]).iter().any(|row| row.layer == layer && row.neuron == neuron as usize);
+                    let listed =
+                        tables.of(codes[leaf]).iter().any(|row| row.layer == layer && row.neuron == neuron as usize);
                     assert_eq!(serves, listed, "layer {layer} neuron {neuron} and {}", codes[leaf]);
                 }
             }
@@ -177,7 +186,8 @@ fn overlaps_are_those_of_the_table() {
     let mut at = 0;
     for (first, &a) in codes.iter().enumerate() {
         for &b in &codes[first + 1..] {
-            let row = tables.overlap.iter().find(|row| (row.language_a, row.language_b) == (a.min(b), a.max(b))).unwrap();
+            let row =
+                tables.overlap.iter().find(|row| (row.language_a, row.language_b) == (a.min(b), a.max(b))).unwrap();
             assert_eq!(shared[at], row.shared as u32);
             for (measure, exact) in measures.iter().zip([row.jaccard, row.overlap_coefficient, row.cosine]) {
                 let wanted = exact.map_or(65_535, |value| (value * 10_000.0).round() as u32);
@@ -195,7 +205,11 @@ fn shards_are_the_same_bytes_again_and_the_usual_ones_leave_out_what_nobody_sele
     assert!(shards(&usual) == shards(&again));
     let blocks = |site: &Path| {
         let files = files_below(&site.join(MODEL).join("shards"));
-        files.iter().filter(|file| file.to_str().unwrap().starts_with("block-")).map(|file| fs::metadata(site.join(MODEL).join("shards").join(file)).unwrap().len()).sum::<u64>()
+        files
+            .iter()
+            .filter(|file| file.to_str().unwrap().starts_with("block-"))
+            .map(|file| fs::metadata(site.join(MODEL).join("shards").join(file)).unwrap().len())
+            .sum::<u64>()
     };
     assert!(blocks(usual.path()) * 10 < blocks(rendered()), "230 of 4,608 neurons are selected");
     for file in files_below(&usual.path().join(MODEL).join("shards")) {
