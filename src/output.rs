@@ -118,6 +118,12 @@ pub struct OutputError {
     pub source: std::io::Error,
 }
 
+/// What to do about a problem, unless its words say so already: they do behind a semicolon.
+#[must_use]
+pub(crate) fn unless_said<'a>(problem: &str, way_out: &'a str) -> &'a str {
+    if problem.contains("; ") { "" } else { way_out }
+}
+
 fn way_out(source: &std::io::Error) -> &'static str {
     match source.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {

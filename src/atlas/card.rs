@@ -61,6 +61,7 @@ pub fn card(
         "size": size,
         "models": models.iter().map(model).collect::<Vec<_>>(),
         "remarks": remarks,
+        "counted": tables.contains(&"counts"),
         "version": env!("CARGO_PKG_VERSION"),
     });
     let template = environment.get_template("card.md").expect("it was added above");

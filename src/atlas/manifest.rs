@@ -127,14 +127,18 @@ impl Manifest {
     /// # Errors
     /// As [`Manifest::read`].
     pub fn parse(path: &Path, json: &[u8]) -> Result<Self, AtlasError> {
-        let manifest: Self = serde_json::from_slice(json)
-            .map_err(|error| AtlasError::broken(path, format!("is broken: {error}; pull the atlas again")))?;
+        let manifest: Self =
+            serde_json::from_slice(json).map_err(|error| AtlasError::broken(path, format!("is broken: {error}")))?;
         if manifest.schema != SCHEMA || manifest.schema_version.split('.').next() != VERSION.split('.').next() {
             let found = format!("{} {}", manifest.schema, manifest.schema_version);
             return Err(AtlasError::broken(
                 path,
                 format!("is `{found}`, but this neuroglot reads {SCHEMA} {VERSION}; use a newer one"),
             ));
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        if let Some(file) = manifest.files.iter().find(|file| !seen.insert(&file.path)) {
+            return Err(AtlasError::broken(path, format!("names `{}` twice", file.path)));
         }
         match manifest.files.iter().find(|file| !stays_inside(&file.path)) {
             Some(file) => Err(AtlasError::broken(path, format!("names `{}`, which lies outside the atlas", file.path))),

@@ -33,7 +33,7 @@ use crate::{
     identify::IdentifyError,
     language::{LanguageCode, LanguageError},
     neuron::{FfnShape, NeuronSet},
-    output::OutputError,
+    output::{self, OutputError},
     profile::ProfileError,
 };
 
@@ -53,7 +53,7 @@ pub enum AtlasError {
         path: PathBuf,
     },
     /// A file that is not what it should be.
-    #[error("{path}: {problem}")]
+    #[error("{path}: {problem}{}", output::unless_said(.problem, "; pull the atlas or make it again"))]
     Broken {
         /// The file.
         path: PathBuf,

@@ -267,7 +267,7 @@ pub enum CheckpointError {
         source: std::io::Error,
     },
     /// A file that is not what its name says.
-    #[error("{path}: is broken: {problem}")]
+    #[error("{path}: is broken: {problem}{}", output::unless_said(.problem, "; download it again"))]
     Broken {
         /// The file.
         path: PathBuf,

@@ -81,7 +81,8 @@ impl CompareArgs {
 
     fn text(&self, comparison: &Comparison) -> String {
         let Comparison { a, b, shape, pairs } = comparison;
-        let mut lines = vec![format!("A: {}", side(a)), format!("B: {}", side(b)), format!("{shape}"), String::new()];
+        let mut lines = if a == b { vec![side(a)] } else { vec![format!("A: {}", side(a)), format!("B: {}", side(b))] };
+        lines.extend([format!("{shape}"), String::new()]);
         let name = |pair: &Pair| {
             if pair.language_a == pair.language_b {
                 pair.language_a.to_string()
@@ -107,7 +108,7 @@ fn of_side<T>(values: &[T], side: usize) -> Option<&T> {
 fn side(side: &Side) -> String {
     let origin = side.origin.as_ref().map_or_else(String::new, |origin| format!(", imported from {origin}"));
     format!(
-        "{}, {} by {} at {} among {} languages, run {}{origin}",
+        "{}, {} by {} at {:.4} among {} languages, run {}{origin}",
         side.atlas.display(),
         side.model,
         side.method,

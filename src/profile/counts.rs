@@ -26,7 +26,7 @@ use parquet::{
 
 use rayon::prelude::*;
 
-use super::{Profile, ProfileError};
+use super::{Profile, ProfileError, pages};
 use crate::{
     model::Tally,
     neuron::FfnShape,
@@ -423,31 +423,16 @@ pub(crate) fn names(schema: &Schema) -> Vec<&str> {
     schema.fields().iter().map(|field| field.name().as_str()).collect()
 }
 
-/// Rows that a byte of a table may stand for. Run lengths pack a column without news into nothing, and a stranger's table of a few bytes
-/// can declare a billion rows; those of ours that pack best, overlaps of languages that share nothing, stay below ten.
-const ROWS_A_BYTE: u64 = 32;
-/// Rows that any table may have, however small its file.
-const FEW_ROWS: u64 = 1 << 16;
-
-/// Refuses a table with more rows than its bytes can hold, before room is made for them.
-fn check_rows(path: &Path, builder: &ParquetRecordBatchReaderBuilder<File>) -> Result<(), ProfileError> {
-    let bytes = std::fs::metadata(path).map_err(|error| broken(path, format!("cannot be read: {error}")))?.len();
-    let groups = builder.metadata().row_groups().iter().map(|group| u64::try_from(group.num_rows()).ok());
-    let declared = u64::try_from(builder.metadata().file_metadata().num_rows()).ok();
-    let sum = groups.collect::<Option<Vec<u64>>>().and_then(|rows| rows.into_iter().try_fold(0u64, u64::checked_add));
-    match (sum, declared) {
-        (Some(rows), Some(declared)) if rows == declared && rows <= bytes * ROWS_A_BYTE + FEW_ROWS => Ok(()),
-        _ => {
-            let rows = builder.metadata().file_metadata().num_rows();
-            Err(broken(
-                path,
-                format!("declares {rows} rows, which {bytes} bytes cannot hold; download or make it again"),
-            ))
-        }
+/// Refuses a table that declares more than its bytes can hold, before room is made for it.
+fn check_pages(path: &Path, builder: &ParquetRecordBatchReaderBuilder<File>) -> Result<(), ProfileError> {
+    let problem = File::open(path).and_then(|mut file| pages::problem(&mut file, builder.metadata()));
+    match problem.map_err(|error| broken(path, format!("cannot be read: {error}")))? {
+        Some(problem) => Err(broken(path, problem)),
+        None => Ok(()),
     }
 }
 
-/// Refuses a file of another table, or of a newer major version, or of more rows than it can have.
+/// Refuses a file of another table, or of a newer major version, or one that declares more than it can hold.
 pub(crate) fn check_schema(
     path: &Path,
     builder: &ParquetRecordBatchReaderBuilder<File>,
@@ -468,7 +453,7 @@ pub(crate) fn check_schema(
             format!("has schema version {found_version}, but this neuroglot reads {version}; use a newer neuroglot"),
         ));
     }
-    check_rows(path, builder)
+    check_pages(path, builder)
 }
 
 pub(super) fn broken(path: &Path, problem: impl ToString) -> ProfileError {

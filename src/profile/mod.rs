@@ -2,6 +2,7 @@
 //! In: a checkpoint, a corpus and a plan. Out: a folder with one file of counts per language, resumable at any time.
 
 mod counts;
+mod pages;
 mod routed;
 mod run;
 mod store;
@@ -185,7 +186,7 @@ pub enum ProfileError {
         path: std::path::PathBuf,
     },
     /// A file that is not what it should be.
-    #[error("{path}: {problem}")]
+    #[error("{path}: {problem}{}", output::unless_said(.problem, "; delete it and make it again"))]
     Broken {
         /// The file.
         path: std::path::PathBuf,

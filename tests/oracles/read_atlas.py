@@ -117,7 +117,9 @@ def card(atlas):
     require(not wrong, f"language codes must be quoted, YAML reads these as something else: {wrong}")
     defaults = [name for name, config in atlas.configs.items() if config.get("default")]
     require(len(defaults) == 1, f"one config must be the default, found {defaults}")
-    homeless = set(atlas.tables()) - {path for name in atlas.configs for path in atlas.tables_of(name)}
+    # A table without rows is nobody's config: datasets refuses to load one.
+    filled = {path for path in atlas.tables() if atlas.files[path]["rows"]}
+    homeless = filled - {path for name in atlas.configs for path in atlas.tables_of(name)}
     require(not homeless, f"no config reads {sorted(homeless)}")
     return f"{len(languages)} languages, configs {', '.join(atlas.configs)}, default {defaults[0]}"
 
@@ -205,7 +207,8 @@ def mask_with_table(atlas, path):
     # lape.safetensors and, at a smaller rate, lape-0.01.safetensors are both cut from lape.parquet.
     table_path = f"data/neurons/{path.split('/')[1]}/{metadata.get('method')}.parquet"
     require(table_path in atlas.files, f"there is no table {table_path}")
-    frame = neurons_of(atlas, table_path).filter(polars.col("rank") < int(metadata["neurons_asked"]))
+    # Imported masks have no ranks, and one cut.
+    frame = neurons_of(atlas, table_path).filter(polars.col("rank").is_null() | (polars.col("rank") < int(metadata["neurons_asked"])))
     layers, experts, width = shape_of_model(atlas, path, frame["model"].unique().to_list())
     require(int(metadata["width"]) == width and int(metadata.get("experts", 1)) == experts, f"the metadata is of another model: {metadata}")
     in_table = {}
@@ -233,6 +236,11 @@ def probabilities(atlas, path):
     """A neuron's probability is its count over the tokens that its expert got, or over all where there are no experts."""
     model = path.split("/")[2]
     neurons = polars.read_parquet(atlas.folder / path)
+    if "import" in polars.read_parquet(atlas.folder / "data/runs.parquet").filter(polars.col("run").is_in(neurons["run"].unique().to_list()))["kind"].to_list():
+        open_columns = ("rank", "entropy", "probability", "share", "mean_activation", "margin", "selection_freq")
+        made_up = [name for name in open_columns if neurons[name].null_count() != neurons.height]
+        require(not made_up, f"imported masks do not say {made_up}")
+        return "none, for the masks were imported"
     counts = polars.read_parquet(atlas.folder / f"data/counts/{model}/*.parquet")
     keys, folds = [key for key in NEURON if key in counts.columns], sorted(name for name in counts.columns if name.startswith("active_"))
     counts = counts.with_columns(polars.sum_horizontal(polars.col(folds).cast(polars.Int64)).alias("active"))

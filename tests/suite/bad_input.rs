@@ -73,7 +73,7 @@ fn a_model_folder_without_config_is_refused() {
 fn a_config_that_is_not_json_is_refused_with_the_place() {
     assert_snapshot!(damaged(|s| s.halve("model/config.json")), @r"
     exit code 1
-    error: model/config.json: is broken: no JSON object: EOF while parsing a string at line 19 column 20
+    error: model/config.json: is broken: no JSON object: EOF while parsing a string at line 19 column 20; download it again
     ");
 }
 
@@ -81,7 +81,7 @@ fn a_config_that_is_not_json_is_refused_with_the_place() {
 fn a_config_that_is_a_list_is_refused() {
     assert_snapshot!(damaged(|s| s.write("model/config.json", "[]")), @r"
     exit code 1
-    error: model/config.json: is broken: no JSON object: invalid type: sequence, expected a map at line 1 column 0
+    error: model/config.json: is broken: no JSON object: invalid type: sequence, expected a map at line 1 column 0; download it again
     ");
 }
 
@@ -277,7 +277,7 @@ fn an_index_that_leads_out_of_the_folder_is_refused() {
     };
     assert_snapshot!(damaged(lead_out), @r"
     exit code 1
-    error: model/model.safetensors.index.json: is broken: it names `../evil.safetensors`, which is no file beside it
+    error: model/model.safetensors.index.json: is broken: it names `../evil.safetensors`, which is no file beside it; download it again
     ");
 }
 
@@ -293,7 +293,7 @@ fn a_missing_tokenizer_is_named() {
 fn a_broken_tokenizer_is_refused() {
     assert_snapshot!(damaged(|s| s.halve("model/tokenizer.json")), @r"
     exit code 1
-    error: model/tokenizer.json: is broken: EOF while parsing a string at line 50 column 8
+    error: model/tokenizer.json: is broken: EOF while parsing a string at line 50 column 8; download it again
     ");
 }
 
@@ -821,7 +821,7 @@ fn a_profile_whose_shape_was_changed_by_hand_is_refused() {
         |s: &Sandbox| s.json("out/profile.json", |head| head["model"]["spec"]["ffn"]["width"] = u64::MAX.into());
     assert_snapshot!(after(tamper, "identify out --out new"), @r"
     exit code 1
-    error: out/counts/cym_Latn.parquet: has 96 rows, which is no whole number of languages of 2 × 18446744073709551615 neurons
+    error: out/counts/cym_Latn.parquet: has 96 rows, which is no whole number of languages of 2 × 18446744073709551615 neurons; delete it and make it again
     ");
 }
 
@@ -868,7 +868,7 @@ fn counts_under_another_languages_name_are_refused() {
     let mix = |s: &Sandbox| s.write("out/counts/deu_Latn.parquet", s.read("out/counts/fra_Latn.parquet"));
     assert_snapshot!(after(mix, "identify out --out new"), @r#"
     exit code 1
-    error: out/counts/deu_Latn.parquet: holds ["fra_Latn"], but deu_Latn is wanted
+    error: out/counts/deu_Latn.parquet: holds ["fra_Latn"], but deu_Latn is wanted; delete it and make it again
     "#);
 }
 
@@ -987,7 +987,7 @@ fn a_manifest_that_leads_out_of_the_atlas_is_refused() {
     };
     assert_snapshot!(after(lead_out, "verify atlas"), @r"
     exit code 1
-    error: atlas/manifest.json: names `../text/mlt_Latn.txt`, which lies outside the atlas
+    error: atlas/manifest.json: names `../text/mlt_Latn.txt`, which lies outside the atlas; pull the atlas or make it again
     ");
 }
 
@@ -1004,7 +1004,7 @@ fn an_atlas_of_a_newer_major_version_is_refused() {
 fn a_manifest_that_is_not_json_is_refused() {
     assert_snapshot!(after(|s| s.write("atlas/manifest.json", r#"{"schema": "neurog"#), "verify atlas"), @r"
     exit code 1
-    error: atlas/manifest.json: is broken: EOF while parsing a string at line 1 column 18
+    error: atlas/manifest.json: is broken: EOF while parsing a string at line 1 column 18; pull the atlas or make it again
     ");
 }
 

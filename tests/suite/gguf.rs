@@ -268,7 +268,7 @@ fn a_file_that_is_cut_short_is_refused_with_its_length() {
     ");
     assert_snapshot!(cut(700), @r"
     exit code 1
-    error: tiny.gguf: is broken: it declares 22 tensors and 20 keys, more than its 700 bytes can hold
+    error: tiny.gguf: is broken: it declares 22 tensors and 20 keys, more than its 700 bytes can hold; download it again
     ");
     assert_snapshot!(cut(3000), @r"
     exit code 1
@@ -284,11 +284,11 @@ fn a_file_that_is_cut_short_is_refused_with_its_length() {
 fn counts_and_lengths_that_the_file_cannot_hold_are_refused_before_memory_is_asked_for() {
     assert_snapshot!(refused(|parts| parts.counts = Some((1 << 60, 20))), @r"
     exit code 1
-    error: tiny.gguf: is broken: it declares 1152921504606846976 tensors and 20 keys, more than its 106048 bytes can hold
+    error: tiny.gguf: is broken: it declares 1152921504606846976 tensors and 20 keys, more than its 106048 bytes can hold; download it again
     ");
     assert_snapshot!(refused(|parts| parts.counts = Some((3, u64::MAX))), @r"
     exit code 1
-    error: tiny.gguf: is broken: it declares 3 tensors and 18446744073709551615 keys, more than its 106048 bytes can hold
+    error: tiny.gguf: is broken: it declares 3 tensors and 18446744073709551615 keys, more than its 106048 bytes can hold; download it again
     ");
     let long = (1u64 << 62).to_le_bytes();
     assert_snapshot!(refused(|parts| parts.set("general.name", gguf_parts::TEXT, long)), @r"
@@ -310,12 +310,12 @@ fn counts_and_lengths_that_the_file_cannot_hold_are_refused_before_memory_is_ask
 fn values_that_gguf_does_not_have_are_refused() {
     assert_snapshot!(refused(|parts| parts.set("general.name", 13, [0; 8])), @r"
     exit code 1
-    error: tiny.gguf: is broken: `general.name` is of type 13, which GGUF does not have
+    error: tiny.gguf: is broken: `general.name` is of type 13, which GGUF does not have; download it again
     ");
     let nested = gguf_parts::list(gguf_parts::LIST, 1, &gguf_parts::list(gguf_parts::U32, 1, &[0; 4]));
     assert_snapshot!(refused(|parts| parts.set("general.name", gguf_parts::LIST, nested)), @r"
     exit code 1
-    error: tiny.gguf: is broken: `general.name` is a list of lists, which no model's metadata hold
+    error: tiny.gguf: is broken: `general.name` is a list of lists, which no model's metadata hold; download it again
     ");
     assert_snapshot!(refused(|parts| parts.set("general.alignment", gguf_parts::U32, [0; 4])), @r"
     exit code 1
@@ -331,11 +331,11 @@ fn values_that_gguf_does_not_have_are_refused() {
 fn what_is_there_twice_is_refused() {
     assert_snapshot!(refused(|parts| parts.metadata.push(parts.metadata[3].clone())), @r"
     exit code 1
-    error: tiny.gguf: is broken: it has the key `llama.embedding_length` twice
+    error: tiny.gguf: is broken: it has the key `llama.embedding_length` twice; download it again
     ");
     assert_snapshot!(refused(|parts| parts.tensors.push(parts.tensors[3].clone())), @r"
     exit code 1
-    error: tiny.gguf: is broken: it has the tensor `blk.0.attn_norm.weight` twice
+    error: tiny.gguf: is broken: it has the tensor `blk.0.attn_norm.weight` twice; download it again
     ");
     let alias = |parts: &mut Parts| {
         let mut twin = parts.tensor("blk.0.ffn_up.weight").clone();
@@ -344,7 +344,7 @@ fn what_is_there_twice_is_refused() {
     };
     assert_snapshot!(refused(alias), @r"
     exit code 1
-    error: tiny.gguf: is broken: its tensors `blk.0.ffn_up.weight` and `model.layers.0.mlp.up_proj.weight` are the same one
+    error: tiny.gguf: is broken: its tensors `blk.0.ffn_up.weight` and `model.layers.0.mlp.up_proj.weight` are the same one; download it again
     ");
     assert_snapshot!(refused(|parts| parts.set("tokenizer.ggml.tokens", gguf_parts::LIST, gguf_parts::texts(&["a"; 64]))), @r"
     exit code 1
@@ -357,11 +357,11 @@ fn tensors_of_impossible_size_or_place_are_refused() {
     let up = "blk.0.ffn_up.weight";
     assert_snapshot!(refused(|parts| parts.tensor(up).dimensions = vec![1 << 33, 1 << 33]), @r"
     exit code 1
-    error: tiny.gguf: is broken: tensor `blk.0.ffn_up.weight` has the dimensions [8589934592, 8589934592], which no tensor can have
+    error: tiny.gguf: is broken: tensor `blk.0.ffn_up.weight` has the dimensions [8589934592, 8589934592], which no tensor can have; download it again
     ");
     assert_snapshot!(refused(|parts| parts.tensor(up).dimensions = vec![0, 48]), @r"
     exit code 1
-    error: tiny.gguf: is broken: tensor `blk.0.ffn_up.weight` has the dimensions [0, 48], which no tensor can have
+    error: tiny.gguf: is broken: tensor `blk.0.ffn_up.weight` has the dimensions [0, 48], which no tensor can have; download it again
     ");
     assert_snapshot!(refused(|parts| parts.tensor(up).dimensions = vec![1; 5]), @r"
     exit code 1
@@ -381,7 +381,7 @@ fn tensors_of_impossible_size_or_place_are_refused() {
     ");
     assert_snapshot!(refused(|parts| parts.tensor(up).offset += 4), @r"
     exit code 1
-    error: tiny.gguf: is broken: tensor `blk.0.ffn_up.weight` begins at byte 28836, which is no multiple of 32
+    error: tiny.gguf: is broken: tensor `blk.0.ffn_up.weight` begins at byte 28836, which is no multiple of 32; download it again
     ");
 }
 
@@ -399,7 +399,7 @@ fn number_formats_that_are_not_read_are_refused() {
     // Q4_K: rows of 32 are no whole blocks of 256.
     assert_snapshot!(refused(|parts| parts.tensor(up).format = 12), @r"
     exit code 1
-    error: tiny.gguf: is broken: tensor `blk.0.ffn_up.weight` has rows of 32, which are no whole blocks of Q4_K (256)
+    error: tiny.gguf: is broken: tensor `blk.0.ffn_up.weight` has rows of 32, which are no whole blocks of Q4_K (256); download it again
     ");
 }
 

@@ -98,13 +98,31 @@ fn what_torch_saves_besides_such_lists_is_refused_by_name() {
             format!("{}: {}\n", file.file_stem().unwrap().to_str().unwrap(), said.text())
         })
         .collect();
-    assert_snapshot!(said, @"");
+    assert_snapshot!(said, @r"
+    refused-bool: exit code 1
+    error: masks.pth: data.pkl: byte 61 calls for `torch.BoolStorage`, which index tensors do not need and which is not run here; do not load this file elsewhere unless you trust whoever made it
+
+    refused-columns: exit code 1
+    error: masks.pth: data.pkl: byte 158: a tensor of 2 dimensions where a one-dimensional tensor is wanted; save `list[language][layer]` of one-dimensional int64 tensors with `torch.save`
+
+    refused-dictionary: exit code 1
+    error: masks.pth: data.pkl: opcode 0x7d at byte 2 makes a dictionary, not a list; save `list[language][layer]` of one-dimensional int64 tensors with `torch.save`
+
+    refused-legacy: exit code 1
+    error: masks.pth: is in the format of torch before 1.6; load it with a newer torch, if you trust it, and write it again with `torch.save`
+
+    refused-unsorted: exit code 1
+    error: masks.pth: language 0 (cym_Latn), layer 0: index 1 stands after 2; write the file again with sorted lists
+    ");
 }
 
 #[test]
 fn another_number_of_languages_is_refused_with_both_numbers() {
     let sandbox = with(&any());
-    assert_snapshot!(sandbox.run("import masks.pth --model model --languages cy,mt --out atlas").text(), @"");
+    assert_snapshot!(sandbox.run("import masks.pth --model model --languages cy,mt --out atlas").text(), @r"
+    exit code 1
+    error: masks.pth: holds lists of 3 languages, but --languages names 2; the file does not say which they are: name all 3 in its order
+    ");
     assert_snapshot!(sandbox.run("import masks.pth --model model --languages cy,mt,fr,de --out atlas").text(), @"");
     assert_snapshot!(sandbox.run("import masks.pth --model model --languages cy,mt,cym --out atlas").text(), @"");
     assert_snapshot!(sandbox.run("import masks.pth --model model --languages all --out atlas").text(), @"");
@@ -117,7 +135,10 @@ fn another_model_is_refused_with_both_shapes() {
     let said = |model: &str| {
         sandbox.run(&format!("import masks.pth --model {model} --languages {LANGUAGES} --out atlas")).text()
     };
-    assert_snapshot!(said("smollm2-135m"), @"");
+    assert_snapshot!(said("smollm2-135m"), @r"
+    exit code 1
+    error: masks.pth: language 0 (cym_Latn) has 2 layers, but the model has 30 layers × 1536 neurons; name the model that the masks are of
+    ");
     assert_snapshot!(said("gpt-5"), @"");
     sandbox.config("intermediate_size", 47);
     assert_snapshot!(said("model"), @"");
@@ -134,7 +155,14 @@ fn an_imported_atlas_says_where_it_comes_from_and_leaves_open_what_a_mask_does_n
     let options = "--origin https://example.org/masks --top-rate 0.1 --model-id owner/tiny";
     let said =
         sandbox.run(&format!("import masks.pth --model model --languages {LANGUAGES} --out atlas {options}")).done();
-    assert_snapshot!(said.text(), @"");
+    assert_snapshot!(said.text(), @r"
+    exit code 0
+    stdout: cym_Latn         5
+    mlt_Latn         0
+    fra_Latn         8
+    3 languages of owner/tiny in atlas
+    a mask says which neurons, and nothing of how often they fire: probabilities are unknown in this atlas
+    ");
     let atlas = Atlas::open(&sandbox.path("atlas")).unwrap();
     let model = atlas.model(None).unwrap();
     assert_eq!((model.id.as_str(), model.shape()), ("owner/tiny", FfnShape::dense(2, 48)));
@@ -200,7 +228,11 @@ fn the_lists_of_a_pth_file_stand_in_the_order_asked_for() {
     };
     let wanted = lists();
     let said = sandbox.run("mask atlas --language all --format pth --out m.pth").done();
-    assert_snapshot!(said.text(), @"");
+    assert_snapshot!(said.text(), @r"
+    exit code 0
+    stdout: 13 neurons of 3 languages in m.pth
+    a pth file does not name its languages; keep their order beside it: cym_Latn,mlt_Latn,fra_Latn
+    ");
     assert_eq!(read("cym_Latn,mlt_Latn,fra_Latn"), wanted);
     sandbox.run("mask atlas --language fr,cy --format pth --out m.pth").done();
     assert_eq!(read("fra_Latn,cym_Latn"), json!([wanted[2], wanted[0]]));
@@ -209,7 +241,8 @@ fn the_lists_of_a_pth_file_stand_in_the_order_asked_for() {
 #[test]
 fn torch_loads_the_same_lists_from_the_file_that_was_imported_and_from_ours() {
     let Some(python) = readers::python("torch") else { return };
-    for file in fixtures("torch-2") {
+    // torch's own safe reader knows no frames of protocol 4.
+    for file in fixtures("torch-").into_iter().filter(|file| !file.to_str().unwrap().contains("protocol-4")) {
         let sandbox = with(&file);
         import(&sandbox).done();
         sandbox.run("mask atlas --language all --format pth --out again.pth").done();
@@ -253,8 +286,12 @@ fn an_import_joins_an_atlas_and_gives_way_to_an_identification_of_the_same_name(
     sandbox.run("verify atlas").done();
     assert_eq!(methods(&sandbox).1, ["identify lape", "import published", "profile "]);
     // Another model under the same name.
-    let said = sandbox.run("import masks.pth --model smollm2-135m --model-id model --languages cy,mt,fr --out atlas");
-    assert_snapshot!(said.text(), @"");
+    sandbox.config("intermediate_size", 49);
+    let said = sandbox.run(&import);
+    assert_snapshot!(said.text(), @r"
+    exit code 1
+    error: masks.pth: language 0 (cym_Latn) has 2 layers, but the model has 30 layers × 1536 neurons; name the model that the masks are of
+    ");
     sandbox.run("verify atlas").done();
 }
 
@@ -391,7 +428,7 @@ fn published_masks_are_imported_neuron_by_neuron() {
     assert_eq!(pairs.len(), 66);
     pairs.sort_by(|a, b| b.0.total_cmp(&a.0));
     let highest: Vec<String> = pairs.iter().take(3).map(|(jaccard, pair)| format!("{pair} {jaccard:.2}")).collect();
-    assert_eq!(highest, ["mkd_Cyrl–slv_Latn 0.24", "lvs_Latn–lit_Latn 0.23", "slv_Latn–slk_Latn 0.22"]);
+    assert_eq!(highest, ["mkd_Cyrl–slv_Latn 0.24", "lit_Latn–lvs_Latn 0.23", "slk_Latn–slv_Latn 0.22"]);
 
     // Six lists are not the seven languages of the paper.
     let said = sandbox

@@ -3,6 +3,7 @@
 mod atlas;
 mod bad_input;
 mod bench;
+mod compare;
 mod corpus;
 mod demo;
 mod experts;

@@ -61,13 +61,14 @@ pub struct End {
 /// The entries of an archive, in their order, unpacked.
 pub fn entries(archive: &[u8]) -> Vec<Entry> {
     let mut zip = zip::ZipArchive::new(std::io::Cursor::new(archive)).unwrap();
+    let count = zip.len();
     let entry = |at: usize| {
         let mut file = zip.by_index(at).unwrap();
         let mut data = Vec::new();
         file.read_to_end(&mut data).unwrap();
         Entry::stored(file.name_raw(), data)
     };
-    (0..zip.len()).map(entry).collect()
+    (0..count).map(entry).collect()
 }
 
 pub fn archive(entries: &[Entry]) -> Vec<u8> {
@@ -108,7 +109,6 @@ pub fn archive_with(entries: &[Entry], end: &End) -> Vec<u8> {
         directory.extend([20, 3]);
         directory.extend(common(&entry.name, 0));
         directory.extend([0; 6]);
-        directory.extend([0; 2]);
         directory.extend((entry.mode << 16).to_le_bytes());
         directory.extend(place.to_le_bytes());
         directory.extend(&entry.name);

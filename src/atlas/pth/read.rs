@@ -22,6 +22,9 @@ use crate::{
 /// Why a file of masks is not read. Messages go behind the file's name.
 #[derive(Debug, thiserror::Error)]
 pub enum PthError {
+    /// A folder, a pipe, a device.
+    #[error("is no file; name a .pth file of published masks")]
+    NoFile,
     /// Nothing in it.
     #[error("is empty; download it again")]
     Empty,
@@ -108,6 +111,10 @@ impl MaskFile<BufReader<File>> {
     /// # Errors
     /// When it is not what `torch.save` writes for lists of index tensors.
     pub fn open(path: &Path) -> Result<Self, PthError> {
+        // A pipe would be waited for, a device read for ever.
+        if !std::fs::metadata(path)?.is_file() {
+            return Err(PthError::NoFile);
+        }
         Self::new(BufReader::new(File::open(path)?))
     }
 }
