@@ -10,7 +10,7 @@ use super::view::{Band, View};
 use crate::language::LanguageCode;
 
 /// Bins of a layer where there are too many neurons for marks.
-const BINS: usize = 128;
+pub const BINS: usize = 128;
 /// Colours of a scale, `q0` to `q9` in the style sheet.
 pub const STEPS: usize = 10;
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{
     Data, Files, Sheet, SiteError, Spot,
     figure::{self, MapRow},
-    view::View,
+    view::{Band, View},
     words,
 };
 use crate::{
@@ -235,7 +235,8 @@ impl<'a> Subject<'a> {
             &[],
         );
         if view.columns() < width {
-            let (neurons, columns) = (spot.integer(width), spot.integer(view.columns()));
+            let columns = if self.crowded { figure::BINS } else { view.columns() };
+            let (neurons, columns) = (spot.integer(width), spot.integer(columns));
             order.push(' ');
             order += &spot
                 .say("{neurons} neurons share {columns} columns.", &[("neurons", &neurons), ("columns", &columns)]);
@@ -296,16 +297,10 @@ impl<'a> Subject<'a> {
         let own = view.shares(self.language.code);
         let counts = view.per_layer(self.language.code);
         let mut largest = 0.0f64;
-        let mut above: Option<(f64, usize)> = None;
         let mut rows = Vec::new();
         for (layer, band) in view.bands.iter().enumerate() {
             let share = own.as_ref().map(|own| own[layer]);
             largest = largest.max(band.high).max(band.mean).max(share.unwrap_or_default());
-            if let Some(share) = share
-                && above.is_none_or(|(difference, _)| share - band.mean > difference)
-            {
-                above = Some((share - band.mean, layer));
-            }
             rows.push(json!({
                 "layer": layer, "count": counts[layer], "share": share, "mean": band.mean, "low": band.low, "high": band.high,
                 "share_text": share.map_or_else(|| "–".to_owned(), |share| spot.percent(share)),
@@ -315,36 +310,55 @@ impl<'a> Subject<'a> {
         }
         let (ticks, axis_max) = figure::ticks(largest);
         let ticks = ticks.into_iter().map(|value| json!({ "value": value, "text": spot.percent(value) }));
-        json!({ "caption": self.depth_caption(spot, above), "axis_max": axis_max, "ticks": ticks.collect::<Vec<_>>(), "rows": rows })
+        json!({ "caption": self.depth_caption(spot, own.as_deref()), "axis_max": axis_max, "ticks": ticks.collect::<Vec<_>>(), "rows": rows })
     }
 
-    fn depth_caption(&self, spot: &Spot, above: Option<(f64, usize)>) -> String {
+    /// The layer that stands out most: of those beyond what eight languages in ten have, else of those above the mean.
+    fn depth_caption(&self, spot: &Spot, own: Option<&[f64]>) -> String {
         let (view, name) = (self.view, self.name.as_str());
         let others = view.languages.iter().filter(|other| other.code != self.language.code);
         let compared = others.filter(|other| !view.tables.of(other.code).is_empty()).count();
-        match above {
-            None if compared == 0 => spot.say("No language has neurons at this rate.", &[]),
-            None => spot.say(
-                "{name} has no neurons at this rate; the line shows the mean of the other languages.",
-                &[("name", name)],
-            ),
-            Some(_) if compared == 0 => {
-                spot.say("No other language has neurons at this rate to compare {name} with.", &[("name", name)])
-            }
-            Some((difference, layer)) if difference >= 0.01 => {
-                let mean = view.bands[layer].mean;
+        let Some(own) = own else {
+            return if compared == 0 {
+                spot.say("No language has neurons at this rate.", &[])
+            } else {
                 spot.say(
-                    "Against the mean of all languages, {name} has more of its neurons in layer {layer}: {share} of them, where the mean is {mean}.",
-                    &[
-                        ("name", name),
-                        ("layer", &layer.to_string()),
-                        ("share", &spot.percent(mean + difference)),
-                        ("mean", &spot.percent(mean)),
-                    ],
+                    "{name} has no neurons at this rate; the line shows the mean of the other languages.",
+                    &[("name", name)],
                 )
-            }
-            Some(_) => spot
-                .say("The neurons of {name} lie in the layers where those of most languages lie.", &[("name", name)]),
+            };
+        };
+        if compared == 0 {
+            return spot.say("No other language has neurons at this rate to compare {name} with.", &[("name", name)]);
+        }
+        let most = |keep: &dyn Fn(f64, &Band) -> bool| {
+            let layers = own.iter().zip(&view.bands).enumerate().filter(|(_, (share, band))| keep(**share, band));
+            layers.map(|(layer, (share, band))| (share - band.mean, layer)).fold(
+                None,
+                |most: Option<(f64, usize)>, next| {
+                    if most.is_none_or(|most| next.0.abs() > most.0.abs()) { Some(next) } else { most }
+                },
+            )
+        };
+        let told = |difference: f64| difference.abs() >= 0.002;
+        let found = most(&|share, band| (share > band.high || share < band.low) && told(share - band.mean))
+            .or_else(|| most(&|share, band| share - band.mean >= 0.01));
+        let Some((difference, layer)) = found else {
+            return spot
+                .say("The neurons of {name} lie in the layers where those of most languages lie.", &[("name", name)]);
+        };
+        let (share, mean) = (spot.percent(own[layer]), spot.percent(view.bands[layer].mean));
+        let words = [("name", name), ("layer", &layer.to_string()), ("share", &share), ("mean", &mean)];
+        if difference > 0.0 {
+            spot.say(
+                "Against the mean of all languages, {name} has more of its neurons in layer {layer}: {share} of them, where the mean is {mean}.",
+                &words,
+            )
+        } else {
+            spot.say(
+                "Against the mean of all languages, {name} has fewer of its neurons in layer {layer}: {share} of them, where the mean is {mean}.",
+                &words,
+            )
         }
     }
 

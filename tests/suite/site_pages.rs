@@ -105,6 +105,15 @@ fn the_captions_of_every_language_are_true_of_its_rows() {
             }
             _ => assert!(finding.contains("any other language") || finding.contains("no other language"), "{finding}"),
         }
+        if let Some((share, layer)) = stands_out(&json["depth"]["rows"]) {
+            let caption = said(&json["depth"]["caption"]);
+            let direction = if share > 0.0 { "more" } else { "fewer" };
+            assert!(
+                caption.contains(&format!("{direction} of its neurons in layer {layer}:")),
+                "{}: {caption}",
+                language.code
+            );
+        }
         if rows.len() > 1 {
             let wanted = match late {
                 0 => "None lies in".to_owned(),
@@ -115,6 +124,23 @@ fn the_captions_of_every_language_are_true_of_its_rows() {
             assert!(finding.contains(&format!("{wanted} the last 2 of 6 layers.")), "{finding}");
         }
     }
+}
+
+/// The layer furthest from the mean of those outside the band that eight languages in ten lie in, and how far it is.
+fn stands_out(rows: &Value) -> Option<(f64, usize)> {
+    let number = |row: &Value, name: &str| row[name].as_f64();
+    let rows = rows.as_array().unwrap().iter().enumerate();
+    let outside = rows.filter_map(|(layer, row)| {
+        let share = number(row, "share")?;
+        let (low, high, mean) = (number(row, "low")?, number(row, "high")?, number(row, "mean")?);
+        ((share < low || share > high) && (share - mean).abs() >= 0.002).then_some((share - mean, layer))
+    });
+    outside.fold(
+        None,
+        |most: Option<(f64, usize)>, next| {
+            if most.is_none_or(|most| next.0.abs() > most.0.abs()) { Some(next) } else { most }
+        },
+    )
 }
 
 #[test]
