@@ -348,7 +348,8 @@ impl<'a> Subject<'a> {
                 .say("The neurons of {name} lie in the layers where those of most languages lie.", &[("name", name)]);
         };
         let (share, mean) = (spot.percent(own[layer]), spot.percent(view.bands[layer].mean));
-        let words = [("name", name), ("layer", &layer.to_string()), ("share", &share), ("mean", &mean)];
+        let layer = layer.to_string();
+        let words: [(&str, &str); 4] = [("name", name), ("layer", &layer), ("share", &share), ("mean", &mean)];
         if difference > 0.0 {
             spot.say(
                 "Against the mean of all languages, {name} has more of its neurons in layer {layer}: {share} of them, where the mean is {mean}.",
