@@ -56,7 +56,7 @@ impl Files {
         let same = std::fs::metadata(&place).is_ok_and(|found| found.is_file() && found.len() == bytes.len() as u64)
             && std::fs::read(&place).is_ok_and(|found| found == bytes);
         if !same {
-            output::write(&place, bytes)?;
+            output::write_again(&place, bytes)?;
         }
         let mut written = self.written.lock().expect("no writer panics");
         if written.paths.insert(path.to_owned()) {
