@@ -194,14 +194,15 @@ fn identify<'a>(folder: &'a ProfileFolder, languages: &[LanguageCode]) -> Identi
         stability: Some(stability(&selection)),
     };
     let parameters = IdentifyParameters {
-        profile: folder.head.run.clone(),
+        profile: Some(folder.head.run.clone()),
         method: "lape".to_owned(),
-        filter_rate: lape.filter_rate.get(),
-        activation_bar: lape.activation_bar.get(),
+        filter_rate: Some(lape.filter_rate.get()),
+        activation_bar: Some(lape.activation_bar.get()),
         top_rates: rates.iter().map(|(rate, _)| *rate).collect(),
-        arithmetic: "exact".to_owned(),
+        arithmetic: Some("exact".to_owned()),
         seed: 0,
         resamples: 200,
+        origin: None,
         languages: languages.to_vec(),
     };
     Identification { profile: folder, coverage, means, parameters, selection, rates: rates.to_vec(), evidence }
