@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use crate::{
     atlas::{Atlas, AtlasError, ModelRow, NeuronRow, RunRow, model_folder},
     language::LanguageCode,
-    neuron::{FfnShape, NeuronId},
+    neuron::FfnShape,
     profile::{Routed, RoutedTable, visit_active},
 };
 
@@ -104,12 +104,6 @@ impl Activity {
             places[within as usize] = place as u32;
         }
         places
-    }
-
-    /// The bytes of one neuron in every language.
-    pub fn neuron(&self, id: NeuronId) -> impl Iterator<Item = u8> + '_ {
-        let flat = self.shape.flat(id);
-        self.rows.iter().map(move |row| row[flat])
     }
 
     /// The bytes of the mean probability over all languages, in the order of [`FfnShape::flat`].
