@@ -403,7 +403,11 @@ impl<'a> Subject<'a> {
             ),
         };
         json!({
-            "caption": spot.say("Neurons that serve {name}, most selective first.", &[("name", name)]),
+            "caption": if rows.iter().any(|row| row.rank.is_some()) {
+                spot.say("Neurons that serve {name}, most selective first.", &[("name", name)])
+            } else {
+                spot.say("Neurons that serve {name}, by layer.", &[("name", name)])
+            },
             "shown_text": shown_text,
             "rows": rows.iter().take(shown).map(|row| self.neuron(spot, row)).collect::<Vec<_>>(),
         })
@@ -599,8 +603,10 @@ impl<'a> Subject<'a> {
                 },
             ));
         }
+        // Of masks that others made, nobody knows any of this.
+        let known = |row: &(String, String, String)| self.view.identify.origin.is_none() || row.1 != "–";
+        let rows = rows.into_iter().filter(known);
         let rows = rows
-            .into_iter()
             .map(|(label, value, explanation)| json!({ "label": label, "value": value, "explanation": explanation }));
         json!({ "level": level, "sentence": sentence, "rows": rows.collect::<Vec<_>>() })
     }
