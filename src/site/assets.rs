@@ -68,8 +68,8 @@ impl Assets {
             .map(|locale| (locale.code, Asset::new(&format!("words.{}", locale.code), "js", &locale.script(&scripts))));
         Ok(Self {
             css: Asset::new("site", "css", CSS),
-            js: Asset::new("site", "js", SITE_JS),
-            map_js: Asset::new("map", "js", MAP_JS),
+            js: Asset::new("site", "js", &lean(SITE_JS)),
+            map_js: Asset::new("map", "js", &lean(MAP_JS)),
             words: words.collect(),
             environments: environments.collect::<Result<_, SiteError>>()?,
         })
@@ -109,6 +109,13 @@ struct Context<'a> {
     #[serde(flatten)]
     own: &'a serde_json::Value,
     art: &'a serde_json::Value,
+}
+
+/// A script without its remarks and indents, which are for those who read the source. Remarks stand on lines of their own, and no text
+/// goes over several lines.
+fn lean(script: &str) -> String {
+    let lines = script.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with("//"));
+    lines.fold(String::with_capacity(script.len()), |text, line| text + line + "\n")
 }
 
 /// The templates with the words of one locale.
