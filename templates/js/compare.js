@@ -45,7 +45,7 @@
       model: m, marks, markKey: t("marks below each row: upper serve {a}, lower serve {b}", { a: nameA, b: nameB }), label: t("Difference between {a} and {b}, neuron by neuron", { a: nameA, b: nameB }),
       heats: [{
         name: t("difference"), difference: true, low: t("more for {name}", { name: nameB }), high: t("more for {name}", { name: nameA }),
-        values: async () => Uint8Array.from(mapA.apart, (v, i) => 128 + 2 * (v - mapB.apart[i])),
+        values: async () => ATLAS.apart(mapA.apart, mapB.apart),
       }],
       // Tall marks of the first, low ones of the second, whole ones of both.
       markPaint: ({ own, shared: other }) => {

@@ -51,7 +51,9 @@
           // At every place round(255 √p), coarse, and how far it lies from the mean of all languages, in steps of 32.
           map: async code => {
             const [mean, map] = await Promise.all([load(folder, slug, "mean"), load(folder, slug, "map-" + code)]), apart = new Int8Array(map.buffer, map.byteOffset, map.length);
-            return { apart, levels: Uint8ClampedArray.from(mean, (m, i) => 8 * m + 4 + 32 * apart[i]) };
+            const levels = new Uint8ClampedArray(mean.length);
+            for (let i = 0; i < levels.length; i++) { levels[i] = 8 * mean[i] + 4 + 32 * apart[i]; }
+            return { apart, levels };
           },
           // place -> neuron of the layer, and back; what is loaded already is given at once by `known`.
           known: layer => orders[layer],
