@@ -6,9 +6,9 @@ use std::{
 };
 
 use super::{
-    Atlas, AtlasError, CoverageRow, FileEntry, IdentifyParameters, IdentifyResult, LanguageRow, Manifest, Mask,
-    MaskFormat, MaskSet, MethodTables, ModelRow, NeuronRow, OverlapRow, RateResult, RunRow, StabilityRow, card::Facts,
-    import::UNKNOWN_LICENCE, model_folder, neuron_set, rows::IMPORT,
+    AblationRow, Atlas, AtlasError, CoverageRow, FileEntry, IdentifyParameters, IdentifyResult, LanguageRow, Manifest,
+    Mask, MaskFormat, MaskSet, MethodTables, ModelRow, NeuronRow, OverlapRow, RateResult, RunRow, StabilityRow,
+    card::Facts, import::UNKNOWN_LICENCE, model_folder, neuron_set, rows::IMPORT,
 };
 use crate::{
     identify::{Class, Overlap, SelectedNeuron, Selection, Stability, class},
@@ -87,6 +87,7 @@ impl Identification<'_> {
                 neurons: self.neuron_rows(),
                 overlap: self.overlap_rows(),
                 stability: self.stability_rows(),
+                ablation: Vec::new(),
             },
             result: self.result(),
             counts: Some(self.profile),
@@ -414,10 +415,15 @@ fn check_shapes(place: &Path, before: Option<&Atlas>, entries: &[Entry]) -> Resu
 fn write_method(place: &Path, entry: &Entry, rows: &mut BTreeMap<String, Option<usize>>) -> Result<(), AtlasError> {
     let (folder, method) = (model_folder(&entry.model.id), &entry.method);
     let path = |kind: &str| format!("data/{kind}/{folder}/{method}.parquet");
-    let MethodTables { neurons, overlap, stability } = &entry.tables;
+    let MethodTables { neurons, overlap, stability, ablation } = &entry.tables;
     rows.insert(path("neurons"), Some(NeuronRow::write(neurons, &place.join(path("neurons")))?));
     rows.insert(path("overlap"), Some(OverlapRow::write(overlap, &place.join(path("overlap")))?));
     rows.insert(path("stability"), Some(StabilityRow::write(stability, &place.join(path("stability")))?));
+    // What switching the earlier neurons off did says nothing of these.
+    rows.remove(&path("ablation"));
+    if !ablation.is_empty() {
+        rows.insert(path("ablation"), Some(AblationRow::write(ablation, &place.join(path("ablation")))?));
+    }
     let table = FileEntry::measure(place, &path("neurons"), None)?;
     let (result, run) = (&entry.result, entry.runs.last().expect("an entry has the run of its method"));
     rows.retain(|path, _| {

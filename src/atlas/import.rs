@@ -85,6 +85,7 @@ impl Import {
                 neurons: self.neuron_rows(&run.run, &union),
                 overlap: self.overlap_rows(&run.run),
                 stability: self.stability_rows(&run.run),
+                ablation: Vec::new(),
             },
             result: self.result(rate, asked, union.len()),
             model: self.model.clone(),

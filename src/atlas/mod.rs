@@ -25,8 +25,8 @@ pub use self::{
     manifest::{FileEntry, MANIFEST, Manifest},
     masks::{Mask, MaskFormat, MaskSet},
     rows::{
-        CoverageRow, IdentifyParameters, IdentifyResult, LanguageRow, ModelRow, NeuronRow, Origin, OverlapRow,
-        RateResult, RunRow, StabilityRow,
+        AblationRow, CoverageRow, IdentifyParameters, IdentifyResult, LanguageRow, ModelRow, NeuronRow, Origin,
+        OverlapRow, RateResult, RunRow, StabilityRow,
     },
     verify::{Check, verify},
 };
@@ -207,6 +207,8 @@ pub struct MethodTables {
     pub overlap: Vec<OverlapRow>,
     /// One row per language.
     pub stability: Vec<StabilityRow>,
+    /// What switching neurons off does, where it was measured.
+    pub ablation: Vec<AblationRow>,
 }
 
 impl Atlas {
@@ -226,6 +228,7 @@ impl Atlas {
             match *kind {
                 "neurons" => methods.entry(tables()).or_default().neurons = NeuronRow::read(&file)?,
                 "overlap" => methods.entry(tables()).or_default().overlap = OverlapRow::read(&file)?,
+                "ablation" => methods.entry(tables()).or_default().ablation = AblationRow::read(&file)?,
                 "stability" => methods.entry(tables()).or_default().stability = StabilityRow::read(&file)?,
                 _ => {}
             }

@@ -84,19 +84,31 @@ impl Table {
 
     /// Writes the table; returns its number of rows.
     pub fn write(self, place: &Path, schema: (&str, &str)) -> Result<usize, AtlasError> {
+        let mut draft = Draft::new(place)?;
+        let rows = self.encode(&mut draft, place, schema)?;
+        draft.flush().map_err(|source| OutputError { path: place.to_owned(), source })?;
+        draft.keep()?;
+        Ok(rows)
+    }
+
+    /// The table's file in memory; `name` is what an error calls it.
+    pub fn bytes(self, name: &Path, schema: (&str, &str)) -> Result<Vec<u8>, AtlasError> {
+        let mut bytes = Vec::new();
+        self.encode(&mut bytes, name, schema)?;
+        Ok(bytes)
+    }
+
+    fn encode(self, target: impl Write + Send, place: &Path, schema: (&str, &str)) -> Result<usize, AtlasError> {
         let failed = |error| unwritten(place, error);
         let fields = Arc::new(Schema::new(self.fields));
         let batch = RecordBatch::try_new(fields.clone(), self.columns).expect("columns of one table are equally long");
-        let mut draft = Draft::new(place)?;
         let mut writer =
-            ArrowWriter::try_new_with_options(&mut draft, fields, options(schema, Vec::new())).map_err(failed)?;
+            ArrowWriter::try_new_with_options(target, fields, options(schema, Vec::new())).map_err(failed)?;
         // A row group without rows is more than some readers can take.
         if batch.num_rows() > 0 {
             writer.write(&batch).map_err(failed)?;
         }
         writer.close().map_err(failed)?;
-        draft.flush().map_err(|source| OutputError { path: place.to_owned(), source })?;
-        draft.keep()?;
         Ok(batch.num_rows())
     }
 }

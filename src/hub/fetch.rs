@@ -203,7 +203,7 @@ impl Snapshot {
         let ask = || {
             files.list_tree().revision(self.commit.clone()).maybe_path_in_repo(path.clone()).recursive(recursive).send()
         };
-        match self.hub.persist(&question, ask) {
+        match Hub::persist(&question, ask) {
             Err(HubError::NoFile { .. }) if path.is_some() => Ok(Vec::new()),
             entries => entries,
         }
@@ -271,7 +271,7 @@ impl Snapshot {
         let question = self.hub.question(self.kind, &self.repo, Some(&self.commit), Some(&file.path));
         let files = self.hub.files_of(self.kind, &self.repo);
         let ask = || files.get_file_metadata().filepath(&file.path).revision(&self.commit).send();
-        match self.hub.persist(&question, ask) {
+        match Hub::persist(&question, ask) {
             // The storage that a large file is redirected to does not repeat the Hub's headers: it was given out.
             Ok(_) | Err(HubError::Strange { .. }) => Ok(()),
             Err(error) => Err(error),

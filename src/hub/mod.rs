@@ -259,7 +259,7 @@ impl Hub {
     fn commit_of(&self, kind: Kind, repo: &RepoId, revision: Option<&str>) -> Result<String, HubError> {
         let question = self.question(kind, repo, revision, None);
         let revision = revision.map(str::to_owned);
-        let commit = self.persist(&question, || match kind {
+        let commit = Self::persist(&question, || match kind {
             Kind::Model => {
                 let model = self.client.model(repo.owner(), repo.name());
                 Ok(model.info().maybe_revision(revision.clone()).send()?.sha)
@@ -286,7 +286,7 @@ impl Hub {
     }
 
     /// Asks until there is an answer that another attempt would not change.
-    fn persist<T>(&self, question: &Question, ask: impl Fn() -> Result<T, HFError>) -> Result<T, HubError> {
+    fn persist<T>(question: &Question, ask: impl Fn() -> Result<T, HFError>) -> Result<T, HubError> {
         let mut attempt = 1;
         loop {
             let error = match ask() {

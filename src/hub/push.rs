@@ -186,7 +186,7 @@ impl Repository {
     fn history(&self, limit: Option<usize>) -> Result<Vec<GitCommitInfo>, HubError> {
         let question = self.hub.question(self.kind, &self.repo, None, None);
         let files = self.hub.files_of(self.kind, &self.repo);
-        self.hub.persist(&question, || files.list_commits().revision("main").maybe_limit(limit).send())
+        Hub::persist(&question, || files.list_commits().revision("main").maybe_limit(limit).send())
     }
 
     /// The repository as it is at a commit.
@@ -202,7 +202,7 @@ impl Repository {
     pub fn create(&self, private: bool) -> Result<String, HubError> {
         let question = self.hub.question(self.kind, &self.repo, None, None);
         let id = self.repo.to_string();
-        let made = self.hub.persist(&question, || {
+        let made = Hub::persist(&question, || {
             let create = self.hub.client.create_repository().repo_id(&id).repo_type(self.kind.repo_type());
             create.private(private).send()
         });
@@ -228,7 +228,7 @@ impl Repository {
     pub fn tags(&self) -> Result<BTreeMap<String, String>, HubError> {
         let question = self.hub.question(self.kind, &self.repo, None, None);
         let files = self.hub.files_of(self.kind, &self.repo);
-        let refs = self.hub.persist(&question, || files.list_refs().send())?;
+        let refs = Hub::persist(&question, || files.list_refs().send())?;
         Ok(refs.tags.into_iter().map(|tag| (tag.name, tag.target_commit)).collect())
     }
 
@@ -332,7 +332,7 @@ impl Repository {
     pub fn tag(&self, tag: &str, commit: &str) -> Result<(), HubError> {
         let question = self.hub.question(self.kind, &self.repo, Some(tag), None);
         let files = self.hub.files_of(self.kind, &self.repo);
-        match self.hub.persist(&question, || files.create_tag().tag(tag).revision(commit).send()) {
+        match Hub::persist(&question, || files.create_tag().tag(tag).revision(commit).send()) {
             Err(HubError::Moved { .. }) => match self.tags()?.remove(tag) {
                 // Of an attempt whose answer was lost.
                 Some(there) if there == commit => Ok(()),

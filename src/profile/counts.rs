@@ -11,14 +11,20 @@ use arrow::{
     datatypes::{DataType, Field, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, Schema},
 };
 use parquet::{
-    arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder, arrow_writer::ArrowWriterOptions},
+    arrow::{
+        ArrowWriter, ProjectionMask,
+        arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder},
+        arrow_writer::ArrowWriterOptions,
+    },
     basic::{Compression, Encoding, ZstdLevel},
     errors::ParquetError,
     file::{
-        metadata::KeyValue,
+        metadata::{KeyValue, RowGroupMetaData},
         properties::{WriterProperties, WriterPropertiesBuilder},
     },
 };
+
+use rayon::prelude::*;
 
 use super::{Profile, ProfileError, pages};
 use crate::{
@@ -306,6 +312,69 @@ impl CountsReader {
         }
         Ok(table)
     }
+}
+
+/// Reads how often every neuron fired, all folds together, and nothing else: for a picture of a whole atlas, several row groups at a
+/// time. `visit` gets pieces of a language in no particular order: its code, the place of the first neuron, and the counts from there.
+///
+/// # Errors
+/// When the file is no table of counts, its rows are no whole languages of a grid of this shape, or `visit` refuses a language.
+pub fn visit_active(
+    path: &Path,
+    shape: FfnShape,
+    visit: impl Fn(&str, usize, &[u64]) -> Result<(), String> + Sync,
+) -> Result<(), ProfileError> {
+    let wrong = |error: &dyn std::fmt::Display| broken(path, format!("cannot be read: {error}"));
+    let CountsReader { builder, folds, experts, .. } = CountsReader::open(path)?;
+    let metadata = builder.expect("it was opened just now").metadata().clone();
+    let neurons = shape.checked_neurons().filter(|&neurons| neurons > 0).ok_or_else(|| wrong(&"an empty grid"))?;
+    let rows = |group: &RowGroupMetaData| usize::try_from(group.num_rows()).unwrap_or(0);
+    let starts: Vec<usize> = metadata
+        .row_groups()
+        .iter()
+        .scan(0, |start, group| Some(std::mem::replace(start, *start + rows(group))))
+        .collect();
+    let all: usize = metadata.row_groups().iter().map(rows).sum();
+    if !all.is_multiple_of(neurons) {
+        return Err(wrong(&format!("{all} rows are no whole number of languages of {shape}")));
+    }
+    let first = 4 + usize::from(experts);
+    let leaves = std::iter::once(1).chain(first..first + folds);
+    let mask = ProjectionMask::leaves(metadata.file_metadata().schema_descr(), leaves);
+    let metadata =
+        ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::default()).map_err(|error| wrong(&error))?;
+    starts.into_par_iter().enumerate().try_for_each(|(group, start)| {
+        let file = File::open(path).map_err(|error| wrong(&error))?;
+        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone())
+            .with_row_groups(vec![group])
+            .with_projection(mask.clone())
+            .with_batch_size(1 << 16)
+            .build()
+            .map_err(|error| wrong(&error))?;
+        let mut row = start;
+        for batch in reader {
+            let batch = batch.map_err(|error| wrong(&error))?;
+            let mut active = vec![0u64; batch.num_rows()];
+            let mut of_fold = active.clone();
+            for fold in 0..folds {
+                copy_fold(&batch, 1 + fold, &mut of_fold).map_err(|error| wrong(&error))?;
+                active.iter_mut().zip(&of_fold).for_each(|(sum, of_fold)| *sum = sum.saturating_add(*of_fold));
+            }
+            let languages = batch.column(0).as_string::<i32>();
+            let mut at = 0;
+            while at < active.len() {
+                let place = (row + at) % neurons;
+                let end = active.len().min(at + neurons - place);
+                if languages.value(at) != languages.value(end - 1) {
+                    return Err(wrong(&format!("{} does not cover {shape}", languages.value(at))));
+                }
+                visit(languages.value(at), place, &active[at..end]).map_err(|error| wrong(&error))?;
+                at = end;
+            }
+            row += active.len();
+        }
+        Ok(())
+    })
 }
 
 fn copy(batch: &RecordBatch, experts: bool, at: usize, language: &str, tally: &mut Tally) -> Result<(), String> {

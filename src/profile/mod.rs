@@ -10,7 +10,10 @@ mod store;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    counts::{COUNTS_SCHEMA, CountsReader, CountsTable, TableLayout, counts_schema, counts_version, write_counts},
+    counts::{
+        COUNTS_SCHEMA, CountsReader, CountsTable, TableLayout, counts_schema, counts_version, visit_active,
+        write_counts,
+    },
     routed::{ROUTED_SCHEMA, Routed, RoutedTable, routed_schema, write_routed},
     run::{Event, Finish, Profiler, in_batches},
     store::{ProfileFolder, ProfileHead},

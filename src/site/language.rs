@@ -1,86 +1,113 @@
 //! The page of one language in one model: the page that people link to.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
-};
+use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{Page, Site, SiteError, family_key, family_keys, joined, view::View, words};
+use super::{
+    Data, Files, Sheet, SiteError, Spot,
+    figure::{self, MapRow},
+    view::{Band, View},
+    words,
+};
 use crate::{
-    atlas::{FileEntry, LanguageRow, Mask, MaskFormat, MaskSet, NeuronRow},
-    language::LanguageCode,
-    neuron::{FfnShape, NeuronId, NeuronSet},
+    atlas::{AblationRow, LanguageRow, Mask, MaskFormat, MaskSet, NeuronRow},
+    neuron::{FfnShape, NeuronSet},
     output,
 };
 
 /// Neurons that the table shows.
 const SHOWN: usize = 100;
+/// The same where layers are wide: the tables of a hundred languages must fit on a phone's plan.
+const SHOWN_OF_MANY: usize = 25;
 /// Names that a cell shows before "and 12 more".
 const NAMED: usize = 4;
 
-pub fn page(site: &Site, view: &View, language: &LanguageRow, place: &Path) -> Result<Page, SiteError> {
-    let name = words::isolated(&language.name);
-    let model = words::isolated(&view.model.id);
-    let description = format!(
-        "The feed-forward neurons of {model} that serve {name}: map, depth profile, nearest languages, downloads."
-    );
-    let common = site.common(view, "language", "../", &format!("{name} in {model}"), &description);
-    let subject = Subject::new(view, language);
-    let own = json!({
-        "language": subject.facts(),
-        "rate_label": subject.rate,
-        "finding": subject.finding(),
-        "counts": subject.counts(),
-        "map": subject.map(),
-        "depth": subject.depth(),
-        "classes": subject.classes(),
-        "neurons": subject.neurons(),
-        "neighbours": subject.neighbours(),
-        "confidence": subject.confidence(),
-        "downloads": subject.downloads(place)?,
-        "snippets": subject.snippets(),
-        "citation": subject.citation(),
-        "provenance": subject.provenance(),
-        "caveats": [
-            "Activation is not cause: these neurons fire for the language; whether the model needs them is a separate question.",
-            format!("The set depends on the {} languages in the comparison. Add or remove one, and every set changes.", view.languages.len()),
-            "Much of what such neurons follow can be the script rather than the language.",
-        ],
-        "previous": subject.beside(-1),
-        "next": subject.beside(1),
-    });
-    let path = format!("{}/{}.html", view.folder, language.code);
-    Ok(Page { path, template: "language.html", data: joined(common, own) })
-}
-
 /// A language and its rows.
-struct Subject<'a> {
+pub struct Subject<'a> {
     view: &'a View<'a>,
     language: &'a LanguageRow,
     rows: &'a [NeuronRow],
     specific: usize,
-    rate: String,
+    map: Vec<MapRow>,
+    /// Whether the model has too many neurons to draw or list one by one.
+    crowded: bool,
+    /// The name inside a sentence.
     name: String,
 }
 
 impl<'a> Subject<'a> {
-    fn new(view: &'a View<'a>, language: &'a LanguageRow) -> Self {
-        let rows = view.tables.of(language.code);
+    pub fn new(view: &'a View<'a>, language: &'a LanguageRow) -> Self {
+        let (_, specific) = view.sizes(language.code);
         Self {
-            specific: rows.iter().filter(|row| row.languages == 1).count(),
-            rate: view.rate().map_or_else(String::new, |rate| words::percent(rate.rate)),
+            map: figure::map_rows(view, language.code),
+            crowded: figure::crowded(view),
+            rows: view.tables.of(language.code),
             name: words::isolated(&language.name),
             view,
             language,
-            rows,
+            specific,
         }
     }
 
-    fn facts(&self) -> Value {
+    pub fn sheet(&self, spot: &Spot, downloads: &Value) -> Sheet {
+        let (name, model) = (&self.name, words::isolated(&self.view.model.id));
+        let depth = self.depth(spot);
+        let map = self.map(spot);
+        let art = json!({
+            "map": figure::map(self.view, &self.map),
+            "depth": figure::depth(
+                &self.view.bands, self.view.shares(self.language.code).as_deref(), depth["axis_max"].as_f64().unwrap_or(1.0)
+            ),
+        });
+        let figures = if spot.locale.is_english() { self.figures(&map, &depth, &art) } else { Vec::new() };
+        let own = json!({
+            "language": self.facts(spot),
+            "rate_label": self.rate(spot),
+            "finding": self.finding(spot),
+            "counts": self.counts(spot),
+            "map": map,
+            "depth": depth,
+            "classes": self.classes(spot),
+            "neurons": self.neurons(spot),
+            "neighbours": self.neighbours(spot),
+            "confidence": self.confidence(spot),
+            "downloads": downloads,
+            "snippets": self.snippets(),
+            "citation": self.citation(),
+            "provenance": self.provenance(spot),
+            "caveats": super::home::imported(spot).into_iter().chain([
+                spot.say("Activation is not cause: these neurons fire for the language; whether the model needs them is a separate question.", &[]),
+                spot.count(
+                    self.view.languages.len(),
+                    "The set depends on the {n} language in the comparison. Add one, and every set changes.",
+                    "The set depends on the {n} languages in the comparison. Add or remove one, and every set changes.",
+                    &[],
+                ),
+                spot.say("Much of what such neurons follow can be the script rather than the language.", &[]),
+            ]).collect::<Vec<_>>(),
+            "previous": self.beside(-1),
+            "next": self.beside(1),
+        });
+        Sheet {
+            template: "language.html",
+            title: spot.say("{name} in {model}", &[("name", name), ("model", &model)]),
+            description: spot.say(
+                "The feed-forward neurons of {model} that serve {name}: map, depth profile, nearest languages, downloads.",
+                &[("name", name), ("model", &model)],
+            ),
+            own,
+            art,
+            figures,
+        }
+    }
+
+    fn rate(&self, spot: &Spot) -> String {
+        self.view.rate().map_or_else(String::new, |rate| spot.percent(rate.rate))
+    }
+
+    fn facts(&self, spot: &Spot) -> Value {
         let language = self.language;
-        let keys = family_keys(self.view);
         json!({
             "code": language.code,
             "iso639_1": language.iso639_1,
@@ -93,228 +120,300 @@ impl<'a> Subject<'a> {
             "script": language.code.script(),
             "script_name": words::script(language.code.script()),
             "family": language.family,
-            "family_key": family_key(&keys, &language.family),
+            "family_key": self.view.family_key(&language.family),
             "subfamily": language.subfamily,
             "area": language.area,
-            "speakers_text": language.speakers.map(|speakers| format!("about {}", words::size(speakers))),
+            "speakers_text": language.speakers.map(|speakers| spot.say("about {number}", &[("number", &words::size(speakers))])),
             "quality_note": self.view.coverage(language.code).and_then(|row| row.remark.clone()),
         })
     }
 
-    /// Neurons in the last quarter of the layers, and how many layers that is.
-    fn late(&self) -> (usize, usize) {
-        let layers = self.view.model.layers;
-        let quarter = layers.div_ceil(4);
-        (self.rows.iter().filter(|row| row.layer >= layers - quarter).count(), quarter)
+    /// Neurons in the last quarter of the layers.
+    fn late(&self) -> usize {
+        let first = self.view.model.layers - self.view.late_layers();
+        self.rows.iter().filter(|row| row.layer >= first).count()
     }
 
-    /// `layer 3`, or `expert 7 of layer 3`.
-    fn network(&self, row: &NeuronRow) -> String {
-        if self.view.model.shape().is_routed() {
-            format!("expert {} of layer {}", row.expert, row.layer)
-        } else {
-            format!("layer {}", row.layer)
+    fn finding(&self, spot: &Spot) -> String {
+        let all = spot.integer(self.view.model.shape().neurons());
+        let name = self.name.as_str();
+        let total = self.rows.len();
+        if total == 0 {
+            return spot.say(
+                "At the {rate} rate, none of the {all} neurons is selected for {name}.",
+                &[("rate", &self.rate(spot)), ("all", &all), ("name", name)],
+            );
         }
+        let first = spot.count(
+            total,
+            "{n} of {all} neurons serves {name}.",
+            "{n} of {all} neurons serve {name}.",
+            &[("all", &all), ("name", name)],
+        );
+        [first, self.alone(spot), self.lateness(spot)].join(" ").trim_end().to_owned()
     }
 
-    fn finding(&self) -> String {
-        let all = words::thousands(self.view.model.shape().neurons() as u64);
-        let name = &self.name;
-        let (late, quarter) = self.late();
-        let alone = match self.specific {
-            0 => "none of them serves this language alone".to_owned(),
-            1 => "1 of them serves no other language".to_owned(),
-            n => format!("{} of them serve no other language", words::thousands(n as u64)),
-        };
-        match self.rows.len() {
-            0 => {
-                format!("At the {} rate, none of the {all} neurons serves {name} more than other languages.", self.rate)
-            }
-            1 => {
-                let own =
-                    if self.specific == 1 { "it serves no other language" } else { "it serves other languages too" };
-                format!("1 of {all} neurons serves {name}; {own}, and it lies in {}.", self.network(&self.rows[0]))
-            }
-            n => format!(
-                "{} of {all} neurons serve {name}; {alone}, and {} in the last {quarter} of {} layers.",
-                words::thousands(n as u64),
-                match late {
-                    0 => "none lies".to_owned(),
-                    1 => "1 lies".to_owned(),
-                    late if late == n => "all lie".to_owned(),
-                    late => format!("{} lie", words::thousands(late as u64)),
-                },
-                self.view.model.layers
+    /// How many of the neurons serve the language alone, as a sentence.
+    fn alone(&self, spot: &Spot) -> String {
+        match (self.rows.len(), self.specific) {
+            (1, 1) => spot.say("It serves no other language.", &[]),
+            (1, _) => spot.say("It serves other languages too.", &[]),
+            (2.., 0) => spot.say("None of them serves this language alone.", &[]),
+            (total, specific) if total == specific => spot.say("None of them serves any other language.", &[]),
+            (_, specific) => spot.count(
+                specific,
+                "{n} of them serves no other language.",
+                "{n} of them serve no other language.",
+                &[],
             ),
         }
     }
 
-    fn counts(&self) -> Value {
-        let text = |n: usize| words::thousands(n as u64);
+    /// How many of the neurons lie in the last layers, as a sentence; nothing where all layers are last ones.
+    fn lateness(&self, spot: &Spot) -> String {
+        let (total, late, quarter) = (self.rows.len(), self.late(), self.view.late_layers());
+        let layers = spot.integer(self.view.model.layers);
+        if quarter >= self.view.model.layers {
+            return String::new();
+        }
+        if total == 1 {
+            let row = &self.rows[0];
+            let (layer, expert) = (row.layer.to_string(), row.expert.to_string());
+            return if self.view.model.shape().is_routed() {
+                spot.say("It lies in expert {expert} of layer {layer}.", &[("expert", &expert), ("layer", &layer)])
+            } else {
+                spot.say("It lies in layer {layer}.", &[("layer", &layer)])
+            };
+        }
+        let last = if quarter == 1 {
+            spot.say("the last of {layers} layers", &[("layers", &layers)])
+        } else {
+            spot.say(
+                "the last {quarter} of {layers} layers",
+                &[("quarter", &spot.integer(quarter)), ("layers", &layers)],
+            )
+        };
+        match late {
+            0 => spot.say("None lies in {last}.", &[("last", &last)]),
+            late if late == total => spot.say("All lie in {last}.", &[("last", &last)]),
+            late => spot.count(late, "{n} lies in {last}.", "{n} lie in {last}.", &[("last", &last)]),
+        }
+    }
+
+    fn counts(&self, spot: &Spot) -> Value {
         let shared = self.rows.len() - self.specific;
         let rates = self.view.result.rates.iter().rev().map(|rate| {
             let count = self.rows.iter().filter(|row| rate.includes(row.rank)).count();
             let default = Some(rate) == self.view.rate();
-            json!({ "label": words::percent(rate.rate), "count": count, "count_text": text(count), "default": default })
+            json!({ "label": spot.percent(rate.rate), "count": count, "count_text": spot.integer(count), "default": default })
         });
         json!({
             "total": self.rows.len(),
             "specific": self.specific,
             "shared": shared,
-            "total_text": text(self.rows.len()),
-            "specific_text": text(self.specific),
-            "shared_text": text(shared),
+            "total_text": spot.integer(self.rows.len()),
+            "specific_text": spot.integer(self.specific),
+            "shared_text": spot.integer(shared),
             "by_rate": rates.collect::<Vec<_>>(),
         })
     }
 
-    fn map(&self) -> Value {
+    fn map(&self, spot: &Spot) -> Value {
         let view = self.view;
-        let mut layers: Vec<[BTreeSet<usize>; 3]> = vec![Default::default(); view.model.layers];
-        let mut totals = vec![0usize; view.model.layers];
-        for (&NeuronId { layer, .. }, served) in &view.neurons {
-            let own = served.rows.iter().any(|row| row.language == self.language.code);
-            let kind = match served.rows.len() {
-                _ if !own => 2,
-                1 => 0,
-                _ => 1,
-            };
-            layers[layer][kind].insert(served.column);
-            totals[layer] += usize::from(own);
-        }
-        let rows = layers.iter().zip(&totals).enumerate().map(|(layer, ([specific, shared, others], total))| {
-            json!({ "layer": layer, "total": total, "specific": specific, "shared": shared, "others": others })
+        // Where silhouettes are drawn, the columns of single neurons are neither seen nor listed.
+        let listed = |columns: &Vec<usize>| (!self.crowded).then(|| columns.clone());
+        let rows = self.map.iter().enumerate().map(|(layer, row)| {
+            json!({
+                "layer": layer, "total": row.specific.len() + row.shared.len(), "specific_count": row.specific.len(),
+                "shared_count": row.shared.len(), "others_count": row.others.len(), "specific": listed(&row.specific),
+                "shared": listed(&row.shared), "others": listed(&row.others),
+            })
         });
         let width = view.model.shape().layer_width();
-        let binned = if view.columns() < width {
-            format!(" {} neurons share {} columns.", words::thousands(width as u64), view.columns())
-        } else {
-            String::new()
-        };
+        let mut order = spot.say(
+            "Within a layer, neurons that serve the same languages stand side by side. The order is the same on every language’s map of this model.",
+            &[],
+        );
+        if view.columns() < width {
+            let columns = if self.crowded { figure::BINS } else { view.columns() };
+            let (neurons, columns) = (spot.integer(width), spot.integer(columns));
+            order.push(' ');
+            order += &spot
+                .say("{neurons} neurons share {columns} columns.", &[("neurons", &neurons), ("columns", &columns)]);
+        }
         json!({
             "layers": view.model.layers,
             "width": view.columns(),
-            "caption": self.map_caption(),
-            "order_note": format!(
-                "Within a layer, neurons that serve the same languages stand side by side. The order is the same on every language’s map \
-                 of this model.{binned}"
-            ),
+            "caption": self.map_caption(spot),
+            "order_note": order,
             "rows": rows.collect::<Vec<_>>(),
         })
     }
 
-    fn map_caption(&self) -> String {
-        let name = &self.name;
-        if self.rows.is_empty() {
-            return format!("No neuron serves {name} at this rate; the faint marks serve other languages.");
+    fn map_caption(&self, spot: &Spot) -> String {
+        let name = self.name.as_str();
+        let total = self.rows.len();
+        if total == 0 {
+            return spot.say(
+                "No neuron serves {name} at this rate; the faint marks serve other languages.",
+                &[("name", name)],
+            );
         }
-        let mut layers: Vec<(usize, usize)> = self.view.per_layer(self.language.code).into_iter().enumerate().collect();
-        layers.sort_by_key(|&(layer, count)| (std::cmp::Reverse(count), layer));
-        let (layer, most) = layers[0];
-        let marks = match self.specific {
-            0 => "All of them are shared with other languages: half-height marks",
-            n if n == self.rows.len() => "All of them are tall marks: they serve no other language",
-            _ => "Tall marks serve no other language",
+        let counts = self.view.per_layer(self.language.code);
+        let most = counts.iter().copied().max().unwrap_or(0);
+        let fullest: Vec<String> = counts
+            .iter()
+            .enumerate()
+            .filter(|(_, count)| **count == most)
+            .map(|(layer, _)| layer.to_string())
+            .collect();
+        let (most_text, total_text) = (spot.integer(most), spot.integer(total));
+        let first = match fullest.as_slice() {
+            [layer] if total == 1 => spot
+                .say("The only neuron that serves {name} lies in layer {layer}.", &[("name", name), ("layer", layer)]),
+            [layer] if most == total => spot.say(
+                "All {total} neurons that serve {name} lie in layer {layer}.",
+                &[("total", &total_text), ("name", name), ("layer", layer)],
+            ),
+            [layer] => spot.say(
+                "Layer {layer} holds the most neurons that serve {name}: {most} of {total}.",
+                &[("layer", layer), ("name", name), ("most", &most_text), ("total", &total_text)],
+            ),
+            [a, b] => spot.say(
+                "Layers {a} and {b} hold the most neurons that serve {name}: {most} each, of {total}.",
+                &[("a", a), ("b", b), ("name", name), ("most", &most_text), ("total", &total_text)],
+            ),
+            many => spot.say(
+                "No one layer stands out: {layers} layers hold {most} each of the {total} neurons that serve {name}.",
+                &[("layers", &spot.integer(many.len())), ("most", &most_text), ("total", &total_text), ("name", name)],
+            ),
         };
-        format!("Layer {layer} holds the most neurons that serve {name}: {most} of {}. {marks}.", self.rows.len())
+        format!("{first} {}", self.alone(spot))
     }
 
     /// Per layer the share of the language's neurons, beside the mean of all languages and the band that eight in ten lie in.
-    fn depth(&self) -> Value {
+    fn depth(&self, spot: &Spot) -> Value {
         let view = self.view;
-        let shares = |code: LanguageCode| -> Option<Vec<f64>> {
-            let counts = view.per_layer(code);
-            let total: usize = counts.iter().sum();
-            (total > 0).then(|| counts.iter().map(|&count| count as f64 / total as f64).collect())
-        };
-        let all: Vec<Vec<f64>> = view.languages.iter().filter_map(|language| shares(language.code)).collect();
-        let own = shares(self.language.code);
+        let own = view.shares(self.language.code);
         let counts = view.per_layer(self.language.code);
         let mut largest = 0.0f64;
-        let mut above: Option<(f64, usize)> = None;
         let mut rows = Vec::new();
-        for layer in 0..view.model.layers {
-            let mut column: Vec<f64> = all.iter().map(|shares| shares[layer]).collect();
-            column.sort_by(f64::total_cmp);
-            let mean = column.iter().sum::<f64>() / column.len().max(1) as f64;
-            let (low, high) = (quantile(&column, 0.1), quantile(&column, 0.9));
+        for (layer, band) in view.bands.iter().enumerate() {
             let share = own.as_ref().map(|own| own[layer]);
-            largest = largest.max(high).max(mean).max(share.unwrap_or_default());
-            if let Some(share) = share
-                && above.is_none_or(|(difference, _)| share - mean > difference)
-            {
-                above = Some((share - mean, layer));
-            }
+            largest = largest.max(band.high).max(band.mean).max(share.unwrap_or_default());
             rows.push(json!({
-                "layer": layer, "count": counts[layer], "share": share, "mean": mean, "low": low, "high": high,
-                "share_text": share.map_or_else(|| "–".to_owned(), words::percent),
-                "mean_text": words::percent(mean),
-                "band_text": format!("{} to {}", words::percent(low), words::percent(high)),
+                "layer": layer, "count": counts[layer], "share": share, "mean": band.mean, "low": band.low, "high": band.high,
+                "share_text": share.map_or_else(|| "–".to_owned(), |share| spot.percent(share)),
+                "mean_text": spot.percent(band.mean),
+                "band_text": spot.say("{low} to {high}", &[("low", &spot.percent(band.low)), ("high", &spot.percent(band.high))]),
             }));
         }
-        let step = if largest > 0.5 {
-            0.25
-        } else if largest > 0.2 {
-            0.1
-        } else {
-            0.05
-        };
-        let steps = (largest / step).ceil().max(1.0);
-        let ticks =
-            (0..=steps as usize).map(|i| json!({ "value": i as f64 * step, "text": words::percent(i as f64 * step) }));
-        let caption = match (own, above) {
-            (Some(own), Some((difference, layer))) if difference > 0.005 => format!(
-                "Against the mean of all languages, {} has more of its neurons in layer {layer}: {} of them, where the mean is {}.",
-                self.name,
-                words::percent(own[layer]),
-                words::percent(own[layer] - difference)
-            ),
-            (Some(_), _) => {
-                format!("The neurons of {} lie in the layers where those of most languages lie.", self.name)
-            }
-            _ => format!("{} has no neurons at this rate; the line shows the mean of all languages.", self.name),
-        };
-        json!({ "caption": caption, "axis_max": steps * step, "ticks": ticks.collect::<Vec<_>>(), "rows": rows })
+        let (ticks, axis_max) = figure::ticks(largest);
+        let ticks = ticks.into_iter().map(|value| json!({ "value": value, "text": spot.percent(value) }));
+        json!({ "caption": self.depth_caption(spot, own.as_deref()), "axis_max": axis_max, "ticks": ticks.collect::<Vec<_>>(), "rows": rows })
     }
 
-    fn classes(&self) -> Value {
+    /// The layer that stands out most: of those beyond what eight languages in ten have, else of those above the mean.
+    fn depth_caption(&self, spot: &Spot, own: Option<&[f64]>) -> String {
+        let (view, name) = (self.view, self.name.as_str());
+        let others = view.languages.iter().filter(|other| other.code != self.language.code);
+        let compared = others.filter(|other| !view.tables.of(other.code).is_empty()).count();
+        let Some(own) = own else {
+            return if compared == 0 {
+                spot.say("No language has neurons at this rate.", &[])
+            } else {
+                spot.say(
+                    "{name} has no neurons at this rate; the line shows the mean of the other languages.",
+                    &[("name", name)],
+                )
+            };
+        };
+        if compared == 0 {
+            return spot.say("No other language has neurons at this rate to compare {name} with.", &[("name", name)]);
+        }
+        let most = |keep: &dyn Fn(f64, &Band) -> bool| {
+            let layers = own.iter().zip(&view.bands).enumerate().filter(|(_, (share, band))| keep(**share, band));
+            layers.map(|(layer, (share, band))| (share - band.mean, layer)).fold(
+                None,
+                |most: Option<(f64, usize)>, next| {
+                    if most.is_none_or(|most| next.0.abs() > most.0.abs()) { Some(next) } else { most }
+                },
+            )
+        };
+        let told = |difference: f64| difference.abs() >= 0.002;
+        let found = most(&|share, band| (share > band.high || share < band.low) && told(share - band.mean))
+            .or_else(|| most(&|share, band| share - band.mean >= 0.01));
+        let Some((difference, layer)) = found else {
+            return spot
+                .say("The neurons of {name} lie in the layers where those of most languages lie.", &[("name", name)]);
+        };
+        let (share, mean) = (spot.percent(own[layer]), spot.percent(view.bands[layer].mean));
+        let layer = layer.to_string();
+        let words: [(&str, &str); 4] = [("name", name), ("layer", &layer), ("share", &share), ("mean", &mean)];
+        if difference > 0.0 {
+            spot.say(
+                "Against the mean of all languages, {name} has more of its neurons in layer {layer}: {share} of them, where the mean is {mean}.",
+                &words,
+            )
+        } else {
+            spot.say(
+                "Against the mean of all languages, {name} has fewer of its neurons in layer {layer}: {share} of them, where the mean is {mean}.",
+                &words,
+            )
+        }
+    }
+
+    fn classes(&self, spot: &Spot) -> Value {
         let half = self.view.languages.len().div_ceil(2);
         let kinds = [
-            ("exclusive", format!("serve {} alone", self.name)),
-            ("family", "serve several languages, all of one family".to_owned()),
-            ("shared", "serve languages of several families".to_owned()),
-            ("general", format!("serve at least {half} languages")),
+            ("exclusive", spot.say("exclusive", &[]), spot.say("serve {name} alone", &[("name", &self.name)])),
+            ("family", spot.say("family", &[]), spot.say("serve several languages, all of one family", &[])),
+            ("shared", spot.say("shared", &[]), spot.say("serve languages of several families", &[])),
+            (
+                "general",
+                spot.say("general", &[]),
+                spot.say("serve at least {half} languages", &[("half", &spot.integer(half))]),
+            ),
         ];
         let count = |kind: &str| self.rows.iter().filter(|row| row.class.as_deref() == Some(kind)).count();
         kinds
             .into_iter()
-            .map(|(name, explanation)| {
-                let count = count(name);
-                json!({ "name": name, "count": count, "text": words::thousands(count as u64), "explanation": explanation })
+            .map(|(kind, name, explanation)| {
+                let count = count(kind);
+                json!({ "name": name, "count": count, "text": spot.integer(count), "explanation": explanation })
             })
             .collect()
     }
 
-    fn neurons(&self) -> Value {
+    fn neurons(&self, spot: &Spot) -> Value {
+        let shown = if self.crowded { SHOWN_OF_MANY } else { SHOWN };
         let mut rows: Vec<&NeuronRow> = self.rows.iter().collect();
         rows.sort_by_key(|row| row.rank);
+        let name = self.name.as_str();
         let shown_text = match rows.len() {
-            0 => format!(
-                "No neuron serves {} at the {} rate: none has a probability above the bar for it and a low enough entropy.",
-                self.name, self.rate
+            0 => spot.say(
+                "No neuron serves {name} at the {rate} rate: none has a probability above the bar for it and a low enough entropy.",
+                &[("name", name), ("rate", &self.rate(spot))],
             ),
-            1 => "The only one is listed.".to_owned(),
-            n if n <= SHOWN => format!("All {n} are listed."),
-            n => format!("The first {SHOWN} of {} are listed; the downloads hold all.", words::thousands(n as u64)),
+            1 => spot.say("The only one is listed.", &[]),
+            n if n <= shown => spot.say("All {total} are listed.", &[("total", &spot.integer(n))]),
+            n => spot.say(
+                "The first {shown} of {total} are listed; the downloads hold all.",
+                &[("shown", &spot.integer(shown)), ("total", &spot.integer(n))],
+            ),
         };
         json!({
-            "caption": format!("Neurons that serve {}, most selective first.", self.name),
+            "caption": if rows.iter().any(|row| row.rank.is_some()) {
+                spot.say("Neurons that serve {name}, most selective first.", &[("name", name)])
+            } else {
+                spot.say("Neurons that serve {name}, by layer.", &[("name", name)])
+            },
             "shown_text": shown_text,
-            "rows": rows.iter().take(SHOWN).map(|row| self.neuron(row)).collect::<Vec<_>>(),
+            "rows": rows.iter().take(shown).map(|row| self.neuron(spot, row)).collect::<Vec<_>>(),
         })
     }
 
-    fn neuron(&self, row: &NeuronRow) -> Value {
+    fn neuron(&self, spot: &Spot, row: &NeuronRow) -> Value {
         let view = self.view;
         let mut others: Vec<&NeuronRow> = view.neurons[&row.id()].rows.clone();
         others.retain(|other| other.language != self.language.code);
@@ -322,24 +421,31 @@ impl<'a> Subject<'a> {
             b.probability.unwrap_or(0.0).total_cmp(&a.probability.unwrap_or(0.0)).then(a.language.cmp(&b.language))
         });
         let named = others.iter().take(NAMED).filter_map(|other| view.language(other.language));
-        let decimals =
-            |value: Option<f32>, n: usize| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.n$}"));
+        let decimals = |value: Option<f32>, places: usize| spot.decimal(value.map(f64::from), places);
+        let class = match row.class.as_deref() {
+            Some("exclusive") => spot.say("exclusive", &[]),
+            Some("family") => spot.say("family", &[]),
+            Some("shared") => spot.say("shared", &[]),
+            Some("general") => spot.say("general", &[]),
+            other => other.unwrap_or("–").to_owned(),
+        };
         let mut data = json!({
             "id": format!("L{}·N{}", row.layer, row.neuron),
             "anchor": format!("n-{}-{}", row.layer, row.neuron),
             "layer": row.layer,
             "index": row.neuron,
             "rank": row.rank,
-            "rank_text": row.rank.map_or_else(|| "–".to_owned(), |rank| words::thousands(u64::from(rank) + 1)),
-            "probability": row.probability.unwrap_or(0.0),
+            "rank_text": row.rank.map_or_else(|| "–".to_owned(), |rank| spot.integer(rank as usize + 1)),
+            "probability": row.probability,
             "probability_text": decimals(row.probability, 3),
             "entropy_text": decimals(row.entropy, 2),
-            "share_text": row.share.map_or_else(|| "–".to_owned(), |share| words::percent(f64::from(share))),
+            "share_text": row.share.map_or_else(|| "–".to_owned(), |share| spot.percent(f64::from(share))),
             "mean_activation_text": decimals(row.mean_activation, 2),
-            "stability_text": row.selection_freq.map(|frequency| format!("{frequency:.2}")),
-            "class": row.class.clone().unwrap_or_else(|| "–".to_owned()),
-            "others_text": words::count(others.len(), "other language"),
-            "others": named.map(|other| json!({ "name": other.name, "bcp47": other.bcp47, "href": format!("{}.html", other.code) })).collect::<Vec<_>>(),
+            "stability_text": decimals(row.selection_freq, 2),
+            "class": class,
+            "others_count": others.len(),
+            "others_text": spot.count(others.len(), "{n} other language", "{n} other languages", &[]),
+            "others": named.map(|other| json!({ "name": other.name, "href": format!("{}.html", other.code) })).collect::<Vec<_>>(),
             "more": others.len().saturating_sub(NAMED),
         });
         if view.model.shape().is_routed() {
@@ -350,7 +456,7 @@ impl<'a> Subject<'a> {
         data
     }
 
-    fn neighbours(&self) -> Value {
+    fn neighbours(&self, spot: &Spot) -> Value {
         let own = self.language;
         let all: Vec<(&LanguageRow, f64, usize)> = self
             .view
@@ -365,84 +471,160 @@ impl<'a> Subject<'a> {
         let nearest = |keep: &dyn Fn(&LanguageRow, usize) -> bool| {
             let mut near: Vec<_> = all.iter().filter(|(language, _, shared)| keep(language, *shared)).collect();
             near.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.name.cmp(&b.0.name)));
-            near.into_iter()
-                .take(8)
-                .map(|(language, jaccard, shared)| self.neighbour(language, *jaccard, *shared))
+            near
+        };
+        let list = |near: Vec<&(&LanguageRow, f64, usize)>| {
+            let near = near.into_iter().take(8);
+            near.map(|(language, jaccard, shared)| self.neighbour(spot, language, *jaccard, *shared))
                 .collect::<Vec<_>>()
         };
         let by_neurons = nearest(&|_, shared| shared > 0);
-        let caption = match by_neurons.first() {
-            Some(first) => format!(
-                "By neurons, {} stands nearest to {} ({} in common, Jaccard {}).",
-                self.name,
-                words::isolated(first["name"].as_str().unwrap_or_default()),
-                words::count(first["shared"].as_u64().unwrap_or_default() as usize, "neuron"),
-                first["jaccard_text"].as_str().unwrap_or_default()
-            ),
-            None => format!("{} shares no neuron with another language.", self.name),
-        };
         json!({
-            "caption": caption,
-            "by_neurons": by_neurons,
-            "relatives": nearest(&|language, _| language.family == own.family),
-            "script": nearest(&|language, _| language.code.script() == own.code.script()),
+            "caption": self.neighbours_caption(spot, &by_neurons),
+            "by_neurons": list(by_neurons),
+            "relatives": list(nearest(&|language, _| language.family == own.family)),
+            "script": list(nearest(&|language, _| language.code.script() == own.code.script())),
         })
     }
 
-    fn neighbour(&self, language: &LanguageRow, jaccard: f64, shared: usize) -> Value {
+    fn neighbours_caption(&self, spot: &Spot, near: &[&(&LanguageRow, f64, usize)]) -> String {
+        let name = self.name.as_str();
+        let Some((_, jaccard, shared)) = near.first() else {
+            return spot.say("{name} shares no neuron with another language.", &[("name", name)]);
+        };
+        let jaccard_text = spot.decimal(Some(*jaccard), 2);
+        let names: Vec<String> = near
+            .iter()
+            .take_while(|(_, other, _)| (other - jaccard).abs() < 1e-12)
+            .map(|(language, ..)| words::isolated(&language.name))
+            .collect();
+        match names.as_slice() {
+            [other] => spot.count(
+                *shared,
+                "By neurons, {name} stands nearest to {other}: {n} in common, a Jaccard index of {jaccard}.",
+                "By neurons, {name} stands nearest to {other}: {n} in common, a Jaccard index of {jaccard}.",
+                &[("name", name), ("other", other), ("jaccard", &jaccard_text)],
+            ),
+            [a, b] => spot.say(
+                "By neurons, {name} stands equally near to {a} and {b}, at a Jaccard index of {jaccard}.",
+                &[("name", name), ("a", a), ("b", b), ("jaccard", &jaccard_text)],
+            ),
+            many => spot.say(
+                "By neurons, {name} stands equally near to {count} languages, at a Jaccard index of {jaccard}.",
+                &[("name", name), ("count", &spot.integer(many.len())), ("jaccard", &jaccard_text)],
+            ),
+        }
+    }
+
+    fn neighbour(&self, spot: &Spot, language: &LanguageRow, jaccard: f64, shared: usize) -> Value {
         let own = self.language;
         let relation = match (&own.subfamily, &language.subfamily) {
-            (Some(a), Some(b)) if a == b && own.family == language.family => format!("Both {a}"),
-            _ if own.family == language.family => format!("Both {}", own.family),
-            _ if own.code.script() == language.code.script() => "Same script, other family".to_owned(),
-            _ => "Other family, other script".to_owned(),
+            (Some(a), Some(b)) if a == b && own.family == language.family => {
+                spot.say("Both {family}", &[("family", a)])
+            }
+            _ if own.family == language.family => spot.say("Both {family}", &[("family", &own.family)]),
+            _ if own.code.script() == language.code.script() => spot.say("Same script, other family", &[]),
+            _ => spot.say("Other family, other script", &[]),
         };
         json!({
             "code": language.code,
             "name": language.name,
             "autonym": language.autonym.as_ref().unwrap_or(&language.name),
             "bcp47": language.bcp47,
-            "direction": language.direction,
             "href": format!("{}.html", language.code),
+            "compare": format!("compare.html#a={}&b={}", own.code, language.code),
             "jaccard": jaccard,
-            "jaccard_text": format!("{jaccard:.2}"),
+            "jaccard_text": spot.decimal(Some(jaccard), 2),
             "shared": shared,
+            "shared_text": spot.count(shared, "{n} neuron in common", "{n} neurons in common", &[]),
             "relation": relation,
         })
     }
 
-    fn confidence(&self) -> Value {
+    fn confidence(&self, spot: &Spot) -> Value {
         let code = self.language.code;
         let coverage = self.view.coverage(code);
-        let tokens = coverage.map_or(0, |row| row.tokens);
+        let tokens = coverage.map(|row| row.tokens);
         let stability = self.view.stability(code);
         let frequency = stability.and_then(|row| row.mean_selection_freq);
         let halves = stability.and_then(|row| row.split_half_jaccard);
-        let (level, sentence) = verdict(self.rows.len(), tokens, frequency, halves);
+        let (level, sentence) = verdict(spot, self.rows.len(), tokens, frequency, halves);
         let all: Vec<u64> =
             self.view.languages.iter().filter_map(|l| self.view.coverage(l.code)).map(|row| row.tokens).collect();
         let (fewest, most) = (all.iter().min().copied().unwrap_or(0), all.iter().max().copied().unwrap_or(0));
-        let text = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.2}"));
         let range = if fewest == most {
-            "The same for every language.".to_owned()
+            spot.say("The same for every language.", &[])
         } else {
-            format!("Over all languages: {} to {}.", words::thousands(fewest), words::thousands(most))
+            let (fewest, most) = (spot.locale.integer(fewest), spot.locale.integer(most));
+            spot.say("Over all languages: {fewest} to {most}.", &[("fewest", &fewest), ("most", &most)])
         };
-        json!({ "level": level, "sentence": sentence, "rows": [
-            { "label": "Tokens", "value": words::thousands(tokens), "explanation": range },
-            { "label": "Documents", "value": words::thousands(coverage.map_or(0, |row| row.documents)),
-              "explanation": format!("{} of text read.", words::bytes(coverage.map_or(0, |row| row.bytes))) },
-            { "label": "Selection frequency", "value": text(frequency),
-              "explanation": format!("How often, on average, a neuron of this set is chosen again in {} resamples.", self.view.parameters.resamples) },
-            { "label": "Split-half agreement", "value": text(halves),
-              "explanation": "Jaccard of the sets from one half of the documents and from the other; 1 would be the same set." },
-            { "label": "Design effect", "value": text(stability.and_then(|row| row.deff)),
-              "explanation": "Variance between documents against independent tokens; 1 would be no clustering." },
-        ]})
+        let read = words::bytes(coverage.map_or(0, |row| row.bytes));
+        let resamples = spot.integer(self.view.parameters.resamples as usize);
+        let whole = |n: Option<u64>| n.map_or_else(|| "–".to_owned(), |n| spot.locale.integer(n));
+        let mut rows = vec![
+            (spot.say("Tokens", &[]), whole(tokens), range),
+            (
+                spot.say("Documents", &[]),
+                whole(coverage.map(|row| row.documents)),
+                spot.say("{size} of text read.", &[("size", &read)]),
+            ),
+            (
+                spot.say("Selection frequency", &[]),
+                spot.decimal(frequency, 2),
+                spot.say(
+                    "How often, on average, a neuron of this set is chosen again in {resamples} resamples.",
+                    &[("resamples", &resamples)],
+                ),
+            ),
+            (
+                spot.say("Split-half agreement", &[]),
+                spot.decimal(halves, 2),
+                spot.say(
+                    "Jaccard of the sets from one half of the documents and from the other; 1 would be the same set.",
+                    &[],
+                ),
+            ),
+            (
+                spot.say("Design effect", &[]),
+                spot.decimal(stability.and_then(|row| row.deff), 2),
+                spot.say("Variance between documents against independent tokens; 1 would be no clustering.", &[]),
+            ),
+        ];
+        if let Some((own, random)) = self.ablation() {
+            rows.push((
+                spot.say("Effect of switching off", &[]),
+                spot.decimal(Some(own), 3),
+                match random {
+                    Some(random) => spot.say(
+                        "Nats per token that this language’s loss rises without these neurons; without as many random ones, {random}.",
+                        &[("random", &spot.decimal(Some(random), 3))],
+                    ),
+                    None => spot.say("Nats per token that this language’s loss rises without these neurons.", &[]),
+                },
+            ));
+        }
+        // Of masks that others made, nobody knows any of this.
+        let known = |row: &(String, String, String)| self.view.identify.origin.is_none() || row.1 != "–";
+        let rows = rows.into_iter().filter(known);
+        let rows = rows
+            .map(|(label, value, explanation)| json!({ "label": label, "value": value, "explanation": explanation }));
+        json!({ "level": level, "sentence": sentence, "rows": rows.collect::<Vec<_>>() })
+    }
+
+    /// What switching this language's neurons off does to it, and what as many random ones do, where it was measured.
+    fn ablation(&self) -> Option<(f64, Option<f64>)> {
+        let code = self.language.code;
+        let cells = self.view.tables.ablation.iter().filter(|row| row.ablated == code && row.language == code);
+        let of = |own: bool| -> Vec<f64> {
+            cells.clone().filter(|row| (row.control == AblationRow::OWN) == own).map(|row| row.delta).collect()
+        };
+        let random = of(false);
+        let mean = (!random.is_empty()).then(|| random.iter().sum::<f64>() / random.len() as f64);
+        of(true).first().map(|own| (*own, mean))
     }
 
     /// Writes the mask in every format and lists the files.
-    fn downloads(&self, place: &Path) -> Result<Value, SiteError> {
+    pub fn downloads(&self, files: &Files, data: Data) -> Result<Value, SiteError> {
         let (view, code) = (self.view, self.language.code);
         let Some(rate) = view.rate() else { return Ok(json!([])) };
         let table = format!("data/neurons/{}/{}.parquet", view.folder, view.method);
@@ -460,37 +642,91 @@ impl<'a> Subject<'a> {
             sets: BTreeMap::from([(code, NeuronSet::new(view.model.shape(), ids))]),
         };
         let shape = view.model.shape();
-        let indices = if shape.is_routed() { "indices per layer and expert" } else { "indices per layer" };
         let formats = [
-            (MaskFormat::Safetensors, "safetensors", "safetensors", "mask as bits, one row per layer"),
-            (MaskFormat::Json, "mask.json", "JSON", indices),
-            (MaskFormat::Parquet, "parquet", "Parquet", "the table above in full, with exact values"),
-            (MaskFormat::Pth, "pth", "PyTorch", "lists for torch.load(…, weights_only=True)"),
+            (MaskFormat::Safetensors, "safetensors", "safetensors"),
+            (MaskFormat::Json, "mask.json", "JSON"),
+            (MaskFormat::Parquet, "parquet", "Parquet"),
+            (MaskFormat::Pth, "pth", "PyTorch"),
         ];
-        let mut files = Vec::new();
-        for (format, extension, name, what) in formats.into_iter().filter(|(format, ..)| format.holds(shape)) {
+        let mut listed = Vec::new();
+        // Lists of integers for old scripts are as large as all the others together, and `mask --format pth` makes them.
+        let wanted = |format: MaskFormat| format.holds(shape) && (format != MaskFormat::Pth || data == Data::Full);
+        for (format, extension, name) in formats.into_iter().filter(|(format, ..)| wanted(*format)) {
             let file = format!("{code}.{extension}");
-            let path = format!("{}/{file}", view.folder);
-            match masks.bytes(format)? {
-                Some(bytes) => output::write(&place.join(&path), &bytes)?,
-                None => drop(NeuronRow::write(self.rows, &place.join(&path))?),
-            }
-            let entry = FileEntry::measure(place, &path, None)?;
-            files.push(json!({
-                "label": file, "format": name, "href": file, "bytes": entry.bytes, "bytes_text": words::bytes(entry.bytes),
-                "sha256": entry.sha256, "description": what,
+            let bytes = match masks.bytes(format)? {
+                Some(bytes) => bytes,
+                None => NeuronRow::bytes(self.rows)?,
+            };
+            files.put(&format!("{}/{file}", view.folder), &bytes)?;
+            listed.push(json!({
+                "label": file, "format": name, "bytes": bytes.len(), "bytes_text": words::bytes(bytes.len() as u64),
+                "sha256": output::sha256(&bytes),
             }));
         }
-        Ok(Value::Array(files))
+        Ok(Value::Array(listed))
+    }
+
+    fn figures(&self, map: &Value, depth: &Value, art: &Value) -> Vec<(String, Vec<u8>)> {
+        let (view, code) = (self.view, self.language.code);
+        let title = |what: &str| format!("{what}: {} in {}", self.language.name, view.model.id);
+        let caption = map["caption"].as_str().unwrap_or_default();
+        let text = |value: &Value| if value.is_null() { String::new() } else { value.to_string() };
+        let layers =
+            depth["rows"].as_array().into_iter().flatten().map(|row| {
+                ["layer", "count", "share", "mean", "low", "high"].map(|column| text(&row[column])).to_vec()
+            });
+        let number = |value: Option<f32>| value.map_or_else(String::new, |value| value.to_string());
+        let neurons = self.rows.iter().map(|row| {
+            let column = view.neurons[&row.id()].column;
+            vec![
+                row.layer.to_string(),
+                row.expert.to_string(),
+                row.neuron.to_string(),
+                column.to_string(),
+                row.languages.to_string(),
+                row.rank.map_or_else(String::new, |rank| (rank + 1).to_string()),
+                number(row.probability),
+                number(row.entropy),
+            ]
+        });
+        let head = ["layer", "expert", "neuron", "column", "languages", "rank", "probability", "entropy"];
+        // A figure's file holds what the figure shows; single neurons of a large model are in the Parquet file.
+        let map_csv = if self.crowded {
+            let head = ["layer", "place_of_128", "selected_neurons", "of_this_language", "of_this_language_only"];
+            figure::csv(&head, figure::map_bins(view, &self.map))
+        } else {
+            figure::csv(&head, neurons)
+        };
+        vec![
+            (format!("figures/{code}-map.svg"), figure::map_picture(view, &art["map"], &title("Neuron map"), caption)),
+            (format!("figures/{code}-map.csv"), map_csv),
+            (
+                format!("figures/{code}-depth.svg"),
+                figure::depth_picture(view, &art["depth"], depth, &title("Depth profile")),
+            ),
+            (
+                format!("figures/{code}-depth.csv"),
+                figure::csv(
+                    &["layer", "neurons", "share", "mean_of_all", "tenth_percentile", "ninetieth_percentile"],
+                    layers,
+                ),
+            ),
+        ]
     }
 
     fn snippets(&self) -> Value {
         let code = self.language.code;
-        let python = if self.view.model.shape().is_routed() { self.list_experts() } else { self.switch_off() };
+        let shape = self.view.model.shape();
+        let hooked = HOOKED.contains(&self.view.model.architecture.as_str());
+        let (kind, python) = match (shape.is_routed(), hooked) {
+            (true, _) => ("list", self.list_experts()),
+            (false, true) => ("switch_off", self.switch_off()),
+            (false, false) => ("list", self.list()),
+        };
         json!({
             "command": format!("neuroglot mask ATLAS --language {code} --format safetensors --out {code}.safetensors"),
             "python": python,
-            "adapt": null,
+            "kind": kind,
         })
     }
 
@@ -503,6 +739,17 @@ impl<'a> Subject<'a> {
              with safe_open(\"{code}.safetensors\", \"np\") as file:\n    bits = file.get_tensor(\"{code}\")  # uint8 [layers, ceil(experts * width / 8)]\n\
              mask = np.unpackbits(bits, axis=1, bitorder=\"little\")[:, : {experts} * {width}].astype(bool)\n\n\
              for layer, expert, neuron in np.argwhere(mask.reshape({layers}, {experts}, {width})):\n    print(layer, expert, neuron)"
+        )
+    }
+
+    fn list(&self) -> String {
+        let code = self.language.code;
+        let width = self.view.model.width;
+        format!(
+            "import numpy as np\nfrom safetensors import safe_open\n\n\
+             with safe_open(\"{code}.safetensors\", \"np\") as file:\n    bits = file.get_tensor(\"{code}\")  # uint8 [layers, ceil(width / 8)]\n\
+             mask = np.unpackbits(bits, axis=1, bitorder=\"little\")[:, :{width}].astype(bool)\n\n\
+             for layer, neuron in np.argwhere(mask):\n    print(layer, neuron)"
         )
     }
 
@@ -531,46 +778,12 @@ impl<'a> Subject<'a> {
         )
     }
 
-    fn provenance(&self) -> Value {
-        let view = self.view;
-        let none = || "–".to_owned();
-        let mut rows = vec![("Model", view.model.id.clone())];
-        rows.extend(view.model.revision.clone().map(|revision| ("Revision", revision)));
-        let weights = view.model.weights_sha256.as_ref();
-        rows.push(("Weights", weights.map_or_else(none, |hashes| hashes.trim_matches(['{', '}']).replace('"', ""))));
-        if let Some(run) = view.profile {
-            rows.push(("Text", run.corpus.clone().unwrap_or_else(none)));
-            rows.push(("Split", run.split.clone().unwrap_or_else(none)));
-            rows.push(("Tokens asked", run.tokens.map_or_else(none, words::thousands)));
-            rows.push((
-                "Window",
-                run.context.map_or_else(none, |context| format!("{context} tokens, full, not padded")),
-            ));
-            rows.push(("Between documents", run.separator.clone().unwrap_or_else(none)));
-            rows.push(("Folds of documents", run.folds.map_or_else(none, |folds| folds.to_string())));
-            rows.push((
-                "Computed in",
-                format!(
-                    "{} on {}",
-                    run.precision.clone().unwrap_or_else(none),
-                    run.device.clone().unwrap_or_else(none)
-                ),
-            ));
-            rows.push(("Profile run", run.run.clone()));
+    fn provenance(&self, spot: &Spot) -> Value {
+        let mut rows = super::data::provenance(spot);
+        if let Some(coverage) = self.view.coverage(self.language.code) {
+            rows.push((spot.say("Text SHA-256", &[]), coverage.text_sha256.clone()));
         }
-        let parameters = &view.parameters;
-        let arithmetic = parameters.arithmetic.as_ref().map(|kind| format!(", {kind} arithmetic"));
-        rows.push(("Method", format!("{}{}", view.method, arithmetic.unwrap_or_default())));
-        rows.extend(view.identify.origin.clone().map(|origin| ("Imported from", origin)));
-        rows.push(("Top rate", parameters.top_rates.iter().map(f64::to_string).collect::<Vec<_>>().join(", ")));
-        rows.push(("Filter rate", parameters.filter_rate.map_or_else(none, |rate| rate.to_string())));
-        rows.push(("Activation bar", parameters.activation_bar.map_or_else(none, |rate| rate.to_string())));
-        rows.push(("Languages compared", parameters.languages.len().to_string()));
-        rows.push(("Identification run", view.identify.run.clone()));
-        if let Some(coverage) = view.coverage(self.language.code) {
-            rows.push(("Text SHA-256", coverage.text_sha256.clone()));
-        }
-        rows.push(("Program", format!("neuroglot {}", view.identify.tool_version)));
+        rows.push((spot.say("Program", &[]), format!("neuroglot {}", self.view.identify.tool_version)));
         rows.into_iter().map(|(label, value)| json!({ "label": label, "value": value })).collect()
     }
 
@@ -585,38 +798,88 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// One word and one sentence on how far a set can be trusted: by the less favourable of its two measures.
-fn verdict(neurons: usize, tokens: u64, frequency: Option<f64>, halves: Option<f64>) -> (&'static str, String) {
-    let Some(agreement) = frequency.into_iter().chain(halves).min_by(f64::total_cmp).filter(|_| neurons > 0) else {
-        let reason = match neurons {
-            0 => "there are no neurons to judge",
-            _ => "the documents were not enough to tell how stable the set is",
-        };
-        return ("unknown", format!("Nothing can be said of its stability: {reason}."));
-    };
-    let tokens_text = words::thousands(tokens);
-    let seen = match words::percent((1.0 - agreement).max(0.0)).as_str() {
-        "0 %" => "text of the same kind gave the same set again".to_owned(),
-        change => format!("text of the same kind would change about {change} of the set"),
-    };
-    let other = "text of another kind may change more";
-    match agreement {
-        _ if tokens < 10_000 => {
-            ("low", format!("Treat single neurons as candidates: {tokens_text} tokens are few. Here, {seen}; {other}."))
-        }
-        a if a >= 0.9 => ("good", format!("With {tokens_text} tokens read, {seen}; {other}.")),
-        a if a >= 0.7 => (
-            "moderate",
-            format!("With {tokens_text} tokens read, {seen}; {other}. Trust the set more than its single neurons."),
-        ),
-        _ => ("low", format!("Treat single neurons as candidates: with {tokens_text} tokens read, {seen}; {other}.")),
+/// What the pages of a model's languages are made of, as far as it decides how large they are.
+pub struct Size {
+    pub shape: FfnShape,
+    pub languages: u64,
+    /// Neurons of all languages together.
+    pub rows: u64,
+}
+
+impl Size {
+    /// Pages of the languages in so many locales, their twins and their figures.
+    pub fn pages(&self, locales: u64) -> u64 {
+        let (layers, mean) = (self.shape.layers as u64, self.rows / self.languages.max(1));
+        let crowded = mean > 200;
+        let shown = mean.min(if crowded { SHOWN_OF_MANY as u64 } else { SHOWN as u64 });
+        let map = if crowded { 350 * layers } else { 9 * mean + 300 * layers };
+        let page = 34_000 + 850 * shown + 420 * layers + map;
+        let twin = 13_500 + 430 * shown + 260 * layers;
+        let figures = 6_500 + 110 * layers + map + if crowded { 600 * layers } else { 45 * mean };
+        self.languages * (page * locales + twin + figures)
+    }
+
+    /// Masks of the languages in every format.
+    pub fn downloads(&self, data: Data) -> u64 {
+        let bits = (self.shape.layers * self.shape.layer_width().div_ceil(8)) as u64;
+        let lists = if data == Data::Full { 1_500 * self.languages + 9 * self.rows } else { 0 };
+        self.languages * (bits + 500 + 400 + 3_600) + (6 + 28) * self.rows + lists
+    }
+
+    /// Pages of all languages together.
+    pub fn overviews(&self, locales: u64) -> u64 {
+        let pairs = self.languages * self.languages / 2;
+        self.languages * (2_200 * locales + 1_200) + pairs * (60 + 4 * locales) + 120_000 * locales
     }
 }
 
-/// Quantile of sorted values, linear between neighbours.
-fn quantile(sorted: &[f64], q: f64) -> f64 {
-    let Some(last) = sorted.len().checked_sub(1) else { return 0.0 };
-    let place = q * last as f64;
-    let (low, high) = (place.floor() as usize, place.ceil() as usize);
-    sorted[low] + (sorted[high] - sorted[low]) * (place - low as f64)
+/// Architectures whose feed-forward networks transformers names `model.layers[i].mlp` with `gate_proj` and `act_fn`.
+const HOOKED: [&str; 11] =
+    ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "olmo2", "cohere", "cohere2", "smollm3"];
+
+/// One word and one sentence on how far a set can be trusted: by the less favourable of its two measures.
+fn verdict(
+    spot: &Spot,
+    neurons: usize,
+    tokens: Option<u64>,
+    frequency: Option<f64>,
+    halves: Option<f64>,
+) -> (String, String) {
+    let Some(agreement) = frequency.into_iter().chain(halves).min_by(f64::total_cmp).filter(|_| neurons > 0) else {
+        let sentence = match (neurons, tokens) {
+            (0, _) => spot.say("Nothing can be said of its stability: there are no neurons to judge.", &[]),
+            (_, None) => spot
+                .say("Nothing can be said of its stability: the atlas does not tell from how much text it comes.", &[]),
+            _ => spot.say(
+                "Nothing can be said of its stability: the documents were not enough to tell how stable the set is.",
+                &[],
+            ),
+        };
+        return (spot.say("unknown", &[]), sentence);
+    };
+    let tokens = tokens.unwrap_or(0);
+    let tokens_text = spot.locale.integer(tokens);
+    let change = spot.percent((1.0 - agreement).max(0.0));
+    let seen = if change == spot.percent(0.0) {
+        spot.say("Text of the same kind gave the same set again; text of another kind may change it.", &[])
+    } else {
+        spot.say(
+            "Text of the same kind would change about {change} of the set; text of another kind may change more.",
+            &[("change", &change)],
+        )
+    };
+    let read = spot.say("{tokens} tokens were read.", &[("tokens", &tokens_text)]);
+    let candidates = spot.say("Treat single neurons as candidates.", &[]);
+    match agreement {
+        _ if tokens < 10_000 => {
+            let few = spot.say("{tokens} tokens are few.", &[("tokens", &tokens_text)]);
+            (spot.say("low", &[]), format!("{candidates} {few} {seen}"))
+        }
+        a if a >= 0.9 => (spot.say("good", &[]), format!("{read} {seen}")),
+        a if a >= 0.7 => {
+            let set = spot.say("Trust the set more than its single neurons.", &[]);
+            (spot.say("moderate", &[]), format!("{read} {seen} {set}"))
+        }
+        _ => (spot.say("low", &[]), format!("{candidates} {read} {seen}")),
+    }
 }

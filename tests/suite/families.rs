@@ -500,7 +500,7 @@ fn a_model_with_experts_comes_from_text_to_its_website() {
     let mixtral = folders.iter().find(|folder| folder.ends_with("mixtral")).unwrap();
     let sandbox = sandbox(mixtral).with_atlas();
     sandbox.run("verify atlas").done();
-    sandbox.run("site atlas --out site").done();
+    sandbox.run("site atlas --out site --locales en").done();
     let page = sandbox
         .files("site")
         .into_iter()

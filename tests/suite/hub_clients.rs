@@ -62,7 +62,7 @@ fn run(mut command: Command, hub: &Hub, token: Option<&str>, home: &Path) -> Res
     serde_json::from_str(line).map_err(|error| format!("{error}: {stdout}{stderr}"))
 }
 
-/// Python's huggingface_hub and datasets; none where they are not installed, which is said aloud.
+/// Python's `huggingface_hub` and datasets; none where they are not installed, which is said aloud.
 pub struct Python {
     program: String,
     xet: bool,
@@ -122,7 +122,7 @@ fn python_round_trip(hub: &Hub, python: &Python) {
     let (folder, wanted) = (committed(), hashes(&committed()));
     let upload = |tag: &[&str]| {
         let arguments = [&["upload", folder.to_str().unwrap(), "atlas/demo"], tag].concat();
-        python.ask(hub, Some(hub.token()), &arguments).unwrap_or_else(|error| panic!("{error}"))
+        python.ask(hub, Some(Hub::TOKEN), &arguments).unwrap_or_else(|error| panic!("{error}"))
     };
     let first = upload(&["v1.0.0"]);
     let remote = hub.repo(Kind::Dataset, "atlas/demo").unwrap();
@@ -134,10 +134,9 @@ fn python_round_trip(hub: &Hub, python: &Python) {
     // Nothing changed, no commit.
     assert_eq!(upload(&[])["commits"], first["commits"]);
     let place = TempDir::new().unwrap();
-    let got =
-        python.ask(hub, Some(hub.reader()), &["download", "atlas/demo", "v1.0.0", place.path().to_str().unwrap()]);
+    let got = python.ask(hub, Some(Hub::READER), &["download", "atlas/demo", "v1.0.0", place.path().to_str().unwrap()]);
     assert_eq!(printed(got.unwrap()), wanted);
-    let refused = python.ask(hub, Some(hub.stranger()), &["download", "atlas/demo", "v1.0.0", "/nonexistent"]);
+    let refused = python.ask(hub, Some(Hub::STRANGER), &["download", "atlas/demo", "v1.0.0", "/nonexistent"]);
     assert!(refused.unwrap_err().contains("RepositoryNotFoundError"));
     assert_eq!(hub.leaks(), Vec::<String>::new());
 }
@@ -166,9 +165,8 @@ fn datasets_loads_every_configuration_of_the_demo_atlas_by_its_tag() {
     let hub = Hub::start();
     let folder = committed();
     let upload = ["upload", folder.to_str().unwrap(), "atlas/demo", "v1.0.0"];
-    python.ask(&hub, Some(hub.token()), &upload).unwrap();
-    let rows =
-        python.ask(&hub, Some(hub.reader()), &["load", "atlas/demo", "v1.0.0"]).unwrap_or_else(|e| panic!("{e}"));
+    python.ask(&hub, Some(Hub::TOKEN), &upload).unwrap();
+    let rows = python.ask(&hub, Some(Hub::READER), &["load", "atlas/demo", "v1.0.0"]).unwrap_or_else(|e| panic!("{e}"));
     every_configuration_is_whole(&rows, &folder);
 }
 
@@ -208,7 +206,7 @@ fn python_names_every_refusal_as_it_does_with_the_real_hub() {
         }
     };
     check(
-        hub.token(),
+        Hub::TOKEN,
         &[
             ("whoami", "allowed"),
             ("open", "allowed"),
@@ -224,7 +222,7 @@ fn python_names_every_refusal_as_it_does_with_the_real_hub() {
         ],
     );
     check(
-        hub.stranger(),
+        Hub::STRANGER,
         &[
             ("hidden", "RepositoryNotFoundError 404"),
             ("gated", "GatedRepoError 403"),
@@ -242,17 +240,17 @@ fn javascript_uploads_and_downloads_with_and_without_the_content_addressed_store
         let hub = Hub::with(Options { page: 5, ..Options::default() });
         let folder = committed();
         let upload = ["upload", folder.to_str().unwrap(), "atlas/demo", way];
-        let Some(uploaded) = javascript(&hub, Some(hub.token()), &upload) else { return };
+        let Some(uploaded) = javascript(&hub, Some(Hub::TOKEN), &upload) else { return };
         let commit = uploaded.unwrap_or_else(|error| panic!("{way}: {error}"))["commit"].clone();
         let commit = commit.as_str().unwrap();
         assert_eq!(hub.repo(Kind::Dataset, "atlas/demo").unwrap().branches["main"], commit);
         for back in ["xet", "plain"] {
-            let got = javascript(&hub, Some(hub.reader()), &["download", "atlas/demo", commit, back]).unwrap();
+            let got = javascript(&hub, Some(Hub::READER), &["download", "atlas/demo", commit, back]).unwrap();
             assert_eq!(printed(got.unwrap_or_else(|error| panic!("{way}, {back}: {error}"))), wanted, "{way}, {back}");
         }
         let cache = TempDir::new().unwrap();
         let snapshot = ["snapshot", "atlas/demo", "main", cache.path().to_str().unwrap()];
-        let got = javascript(&hub, Some(hub.reader()), &snapshot).unwrap();
+        let got = javascript(&hub, Some(Hub::READER), &snapshot).unwrap();
         assert_eq!(printed(got.unwrap_or_else(|error| panic!("{way}: {error}"))), wanted);
         assert_eq!(hub.leaks(), Vec::<String>::new());
     }
@@ -274,7 +272,7 @@ fn python_downloads_through_olah_a_proxy_of_the_hub() {
     let Some(olah) = installed("bin/olah-cli") else { return };
     let hub = Hub::start();
     let folder = committed();
-    python.ask(&hub, Some(hub.token()), &["upload", folder.to_str().unwrap(), "atlas/demo", "v1.0.0"]).unwrap();
+    python.ask(&hub, Some(Hub::TOKEN), &["upload", folder.to_str().unwrap(), "atlas/demo", "v1.0.0"]).unwrap();
     hub.restrict(Kind::Dataset, "atlas/demo", false, false);
     let place = TempDir::new().unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

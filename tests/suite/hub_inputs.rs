@@ -272,7 +272,7 @@ fn every_preset_and_any_data_set_find_their_languages() {
     );
     let languages = |corpus: &str, options: &str| {
         let out = corpus.replace([':', '/', '@'], "-");
-        ask(&hub, &sandbox, Some(hub.token()), &(profile("model", corpus, &out) + options)).done();
+        ask(&hub, &sandbox, Some(Hub::TOKEN), &(profile("model", corpus, &out) + options)).done();
         let files = files_below(&sandbox.path(&out)).into_iter();
         files
             .filter_map(|file| Some(file.to_str()?.strip_prefix("counts/")?.strip_suffix(".parquet")?.to_owned()))
@@ -339,7 +339,7 @@ fn each_refusal_has_its_own_message_and_none_has_the_token() {
         &[("dev/mlt_Latn.parquet".to_owned(), table("text", &rows(0, 12)))],
     );
     hub.restrict(Kind::Dataset, "openlanguagedata/flores_plus", false, true);
-    sandbox.write("hf/token", format!("{}\n", hub.stranger()));
+    sandbox.write("hf/token", format!("{}\n", Hub::STRANGER));
     let none = sandbox.path("no-token");
     let none = none.to_str().unwrap();
     let run = |token: Option<&str>, arguments: &str| {
@@ -349,9 +349,9 @@ fn each_refusal_has_its_own_message_and_none_has_the_token() {
     let model = |id: &str| profile(id, "dir:text", "out");
     let atlas = committed().to_str().unwrap().to_owned();
     let publish = |repo: &str| format!("publish {atlas} --repo {repo}");
-    let (token, stranger) = (Some(hub.token()), Some(hub.stranger()));
-    let expired = Some(hub.rival());
-    hub.expire(hub.rival());
+    let (token, stranger) = (Some(Hub::TOKEN), Some(Hub::STRANGER));
+    let expired = Some(Hub::RIVAL);
+    hub.expire(Hub::RIVAL);
     // Who asks, what, and what the answer must hold.
     let cases: Vec<(Option<&str>, String, &str)> = vec![
         (None, model("atlas/none"), "there is none, or it is private and no token is set"),
@@ -375,7 +375,7 @@ fn each_refusal_has_its_own_message_and_none_has_the_token() {
         (None, "verify atlas/none".to_owned(), "shows no data set `atlas/none`"),
         (None, "pull rival/theirs --out pulled".to_owned(), "holds no atlas (no manifest.json)"),
         (None, publish("atlas/new"), "no token is set"),
-        (Some(hub.reader()), publish("atlas/new"), "may not do this to `atlas/new`"),
+        (Some(Hub::READER), publish("atlas/new"), "may not do this to `atlas/new`"),
         (token, publish("rival/new"), "may not do this to `rival/new`"),
         (token, publish("lab/new --tag 1.0"), "--tag `1.0` is no release"),
     ];
@@ -391,7 +391,7 @@ fn each_refusal_has_its_own_message_and_none_has_the_token() {
     assert_eq!(messages.len(), cases.len());
     hub.renew();
     // A name that is taken: a repository with other things in it.
-    let taken = run(Some(hub.rival()), &publish("rival/theirs"));
+    let taken = run(Some(Hub::RIVAL), &publish("rival/theirs"));
     assert!(taken.code == 1 && taken.stderr.contains("the name `rival/theirs` is taken"), "{}", taken.text());
     // The token of `hf auth login`, with its line break.
     let of_file = run(Some("file"), &model("atlas/hidden"));
@@ -415,14 +415,14 @@ fn the_token_is_found_where_python_finds_it() {
         ask_at(&hub.endpoint(), &sandbox, None, variables, &profile("atlas/hidden", "dir:text", "out"))
     };
     assert_eq!(run(&[]).code, 1);
-    sandbox.write("elsewhere", format!("  {}\r\n", hub.token()));
+    sandbox.write("elsewhere", format!("  {}\r\n", Hub::TOKEN));
     let named = sandbox.path("elsewhere");
     run(&[("HF_TOKEN_PATH", named.to_str().unwrap())]).done();
-    run(&[("HF_TOKEN", &format!("{}\n", hub.token()))]).done();
-    sandbox.write("hf/token", hub.token());
+    run(&[("HF_TOKEN", &format!("{}\n", Hub::TOKEN))]).done();
+    sandbox.write("hf/token", Hub::TOKEN);
     run(&[]).done();
     // The variable is stronger than the file, and an empty one is none.
-    assert_eq!(run(&[("HF_TOKEN", hub.stranger())]).code, 1);
+    assert_eq!(run(&[("HF_TOKEN", Hub::STRANGER)]).code, 1);
     run(&[("HF_TOKEN", "")]).done();
     assert_eq!(run(&[("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")]).code, 1);
     assert_eq!(hub.leaks(), Vec::<String>::new());

@@ -125,7 +125,7 @@ fn a_regular_file_is_behind_a_redirect_within_the_host_and_an_lfs_object_behind_
     assert_eq!((head.header("content-length"), head.body.len()), ("3000", 0));
     // As at Amazon's: a signed address and a header are one too many, and the test hears of it.
     assert!(hub.leaks().is_empty());
-    assert_eq!(get(location, &[("authorization", &bearer(hub.token()))]).status, StatusCode::BAD_REQUEST);
+    assert_eq!(get(location, &[("authorization", &bearer(Hub::TOKEN))]).status, StatusCode::BAD_REQUEST);
     assert_eq!(hub.leaks().len(), 1);
 }
 
@@ -190,20 +190,20 @@ fn a_commit_on_a_stale_parent_or_with_an_object_that_was_never_sent_changes_noth
     let (hub, _) = with_open(Options::default());
     let before = hub.repo(Kind::Dataset, "atlas/open").unwrap();
     let head = before.branches["main"].clone();
-    let first = commit(&hub, hub.token(), &[head_line(Some(&head)), file_line("a.txt", "one")]);
+    let first = commit(&hub, Hub::TOKEN, &[head_line(Some(&head)), file_line("a.txt", "one")]);
     assert_eq!(first.status, StatusCode::OK);
-    let second = commit(&hub, hub.token(), &[head_line(Some(&head)), file_line("a.txt", "two")]);
+    let second = commit(&hub, Hub::TOKEN, &[head_line(Some(&head)), file_line("a.txt", "two")]);
     assert_eq!(second.status, StatusCode::PRECONDITION_FAILED);
     let oid = "a".repeat(64);
     let lfs = json!({ "key": "lfsFile", "value": { "path": "b.parquet", "algo": "sha256", "oid": oid, "size": 9 } });
-    let refused = commit(&hub, hub.token(), &[head_line(None), file_line("a.txt", "three"), lfs]);
+    let refused = commit(&hub, Hub::TOKEN, &[head_line(None), file_line("a.txt", "three"), lfs]);
     assert_eq!(refused.status, StatusCode::BAD_REQUEST);
     assert!(refused.header("x-error-message").contains("does not exist"));
     for path in ["../a.txt", "/a.txt", "a//b", ".git/config", "a/./b", ""] {
-        let refused = commit(&hub, hub.token(), &[head_line(None), file_line(path, "x")]);
+        let refused = commit(&hub, Hub::TOKEN, &[head_line(None), file_line(path, "x")]);
         assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{path}");
     }
-    assert_eq!(commit(&hub, hub.reader(), &[head_line(None), file_line("a.txt", "x")]).status, StatusCode::FORBIDDEN);
+    assert_eq!(commit(&hub, Hub::READER, &[head_line(None), file_line("a.txt", "x")]).status, StatusCode::FORBIDDEN);
     let after = hub.repo(Kind::Dataset, "atlas/open").unwrap();
     assert_eq!(after.commits.len(), before.commits.len() + 1);
     assert_eq!(after.files("main")["a.txt"].text.as_deref(), Some(&b"one"[..]));
@@ -225,22 +225,22 @@ fn what_one_may_not_see_does_not_exist_and_what_one_may_not_read_says_why() {
     let error = |status, code: &str| (status, code.to_owned());
     let hidden = "/datasets/atlas/hidden/resolve/main/README.md";
     assert_eq!(ask(None, hidden), error(401, "RepoNotFound"));
-    assert_eq!(ask(Some(hub.stranger()), hidden), error(404, "RepoNotFound"));
-    assert_eq!(ask(Some(hub.reader()), hidden), error(307, ""));
+    assert_eq!(ask(Some(Hub::STRANGER), hidden), error(404, "RepoNotFound"));
+    assert_eq!(ask(Some(Hub::READER), hidden), error(307, ""));
     assert_eq!(ask(Some("hf_wrong"), hidden), error(401, ""));
     assert_eq!(ask(None, "/datasets/atlas/nothing/resolve/main/README.md"), error(401, "RepoNotFound"));
     assert_eq!(ask(None, "/datasets/atlas/open/resolve/v9/README.md"), error(404, "RevisionNotFound"));
     assert_eq!(ask(None, "/datasets/atlas/open/resolve/main/nothing"), error(404, "EntryNotFound"));
     let gated = "/datasets/lab/gated/resolve/main/README.md";
     assert_eq!(ask(None, gated), error(401, "GatedRepo"));
-    assert_eq!(ask(Some(hub.stranger()), gated), error(403, "GatedRepo"));
-    assert_eq!(ask(Some(hub.stranger()), "/api/datasets/lab/gated"), error(200, ""));
+    assert_eq!(ask(Some(Hub::STRANGER), gated), error(403, "GatedRepo"));
+    assert_eq!(ask(Some(Hub::STRANGER), "/api/datasets/lab/gated"), error(200, ""));
     hub.admit("stranger", Kind::Dataset, "lab/gated");
-    assert_eq!(ask(Some(hub.stranger()), gated), error(307, ""));
-    hub.expire(hub.token());
-    assert_eq!(ask(Some(hub.token()), "/api/whoami-v2"), error(401, ""));
+    assert_eq!(ask(Some(Hub::STRANGER), gated), error(307, ""));
+    hub.expire(Hub::TOKEN);
+    assert_eq!(ask(Some(Hub::TOKEN), "/api/whoami-v2"), error(401, ""));
     hub.renew();
-    assert_eq!(ask(Some(hub.token()), "/api/whoami-v2"), error(200, ""));
+    assert_eq!(ask(Some(Hub::TOKEN), "/api/whoami-v2"), error(200, ""));
 }
 
 #[test]
@@ -250,12 +250,12 @@ fn repositories_and_tags_are_made_once() {
         let body = json!({ "name": "new", "organization": owner, "type": "dataset", "private": true });
         post(&hub, token, "/api/repos/create", &body).status.as_u16()
     };
-    assert_eq!([create(hub.token(), "lab"), create(hub.token(), "lab"), create(hub.rival(), "lab")], [200, 409, 409]);
-    assert_eq!([create(hub.token(), "rival"), create(hub.reader(), "atlas")], [403, 403]);
+    assert_eq!([create(Hub::TOKEN, "lab"), create(Hub::TOKEN, "lab"), create(Hub::RIVAL, "lab")], [200, 409, 409]);
+    assert_eq!([create(Hub::TOKEN, "rival"), create(Hub::READER, "atlas")], [403, 403]);
     let made = hub.repo(Kind::Dataset, "lab/new").unwrap();
     assert!(made.private && made.files("main").contains_key(".gitattributes"));
     let tag = |name: &str, at: &str| {
-        post(&hub, hub.token(), &format!("/api/datasets/lab/new/tag/{at}"), &json!({ "tag": name })).status.as_u16()
+        post(&hub, Hub::TOKEN, &format!("/api/datasets/lab/new/tag/{at}"), &json!({ "tag": name })).status.as_u16()
     };
     assert_eq!([tag("v1", "main"), tag("v1", "main"), tag("v2", "v1"), tag("v3", "nowhere")], [200, 409, 200, 404]);
     assert_eq!(hub.repo(Kind::Dataset, "lab/new").unwrap().tags["v2"], made.branches["main"]);
@@ -292,7 +292,7 @@ fn every_fault_strikes_where_it_is_put_and_nowhere_else() {
     let line = [head_line(None), file_line("late.txt", "late")];
     let url = format!("{}/api/datasets/atlas/open/commit/main", hub.endpoint());
     let send =
-        || ask(Method::POST, &url, &[("authorization", &bearer(hub.token()))], format!("{}\n{}\n", line[0], line[1]));
+        || ask(Method::POST, &url, &[("authorization", &bearer(Hub::TOKEN))], format!("{}\n{}\n", line[0], line[1]));
     let there = || hub.repo(Kind::Dataset, "atlas/open").unwrap().files("main").contains_key("late.txt");
     hub.heal();
     hub.fail(Fault::new(Flaw::CutRequest).on(Part::Commit));
@@ -302,9 +302,8 @@ fn every_fault_strikes_where_it_is_put_and_nowhere_else() {
     assert!(send().is_none() && there());
     hub.heal();
     hub.fail(Fault::new(Flaw::Expire).at(1));
-    let whoami = || {
-        get(&format!("{}/api/whoami-v2", hub.endpoint()), &[("authorization", &bearer(hub.token()))]).status.as_u16()
-    };
+    let whoami =
+        || get(&format!("{}/api/whoami-v2", hub.endpoint()), &[("authorization", &bearer(Hub::TOKEN))]).status.as_u16();
     assert_eq!([whoami(), whoami(), whoami()], [200, 401, 401]);
 }
 
@@ -315,8 +314,8 @@ fn the_store_asks_for_a_token_of_its_own_that_may_write() {
         let url = format!("{}/api/datasets/atlas/open/xet-{scope}-token/main", hub.endpoint());
         get(&url, &[("authorization", &bearer(token))])
     };
-    assert_eq!(token(hub.reader(), "write").status, StatusCode::FORBIDDEN);
-    let read = token(hub.reader(), "read").json();
+    assert_eq!(token(Hub::READER, "write").status, StatusCode::FORBIDDEN);
+    let read = token(Hub::READER, "read").json();
     let place = format!("{}/v1/xorbs/default/{}", read["casUrl"].as_str().unwrap(), "0".repeat(64));
     let upload = |secret: &str| {
         let answer = ask(Method::POST, &place, &[("authorization", &bearer(secret))], "not a xorb");
@@ -324,7 +323,7 @@ fn the_store_asks_for_a_token_of_its_own_that_may_write() {
     };
     assert_eq!(upload("xet_unknown"), StatusCode::UNAUTHORIZED);
     assert_eq!(upload(read["accessToken"].as_str().unwrap()), StatusCode::UNAUTHORIZED);
-    let write = token(hub.token(), "write").json();
+    let write = token(Hub::TOKEN, "write").json();
     // Let in, and found to be no xorb by the simulation itself.
     assert_eq!(upload(write["accessToken"].as_str().unwrap()), StatusCode::INTERNAL_SERVER_ERROR);
 }

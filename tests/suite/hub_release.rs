@@ -54,11 +54,11 @@ impl Desk {
     }
 
     fn publish(&self, hub: &Hub, atlas: &Path) -> Said {
-        self.run(hub, hub.token(), &["publish", atlas.to_str().unwrap(), "--repo", REPO, "--json"])
+        self.run(hub, Hub::TOKEN, &["publish", atlas.to_str().unwrap(), "--repo", REPO, "--json"])
     }
 
     fn pull(&self, hub: &Hub, out: &str) -> Said {
-        self.run(hub, hub.reader(), &["pull", REPO, "--out", out, "--json"])
+        self.run(hub, Hub::READER, &["pull", REPO, "--out", out, "--json"])
     }
 
     /// Starts a command and does not wait for it.
@@ -198,8 +198,8 @@ fn the_demo_atlas_is_published_once_and_read_by_everybody() {
     desk.pull(&hub, "pulled").done();
     let again: Vec<String> = hub.requests().into_iter().filter(|s| s.part == Part::Download).map(|s| s.path).collect();
     assert!(again.iter().all(|path| path.contains("manifest.json")), "{again:?}");
-    desk.run(&hub, hub.reader(), &["verify", REPO]).done();
-    desk.run(&hub, hub.reader(), &["verify", "pulled"]).done();
+    desk.run(&hub, Hub::READER, &["verify", REPO]).done();
+    desk.run(&hub, Hub::READER, &["verify", "pulled"]).done();
     let wanted: BTreeMap<String, String> = (remote.files("v1.0.0").iter())
         .filter(|(path, _)| *path != ".gitattributes")
         .map(|(path, file)| (path.clone(), hash_of(file)))
@@ -213,15 +213,14 @@ fn the_demo_atlas_is_published_once_and_read_by_everybody() {
         assert_eq!(found, wanted, "{who}");
     };
     for way in ["xet", "plain"] {
-        if let Some(found) = javascript(&hub, Some(hub.reader()), &["download", REPO, "v1.0.0", way]) {
+        if let Some(found) = javascript(&hub, Some(Hub::READER), &["download", REPO, "v1.0.0", way]) {
             same(found, "JavaScript");
         }
     }
     let Some(python) = Python::find() else { return };
     let place = desk.path("python");
-    same(python.ask(&hub, Some(hub.reader()), &["download", REPO, "v1.0.0", place.to_str().unwrap()]), "Python");
-    let rows =
-        python.ask(&hub, Some(hub.reader()), &["load", REPO, "v1.0.0"]).unwrap_or_else(|error| panic!("{error}"));
+    same(python.ask(&hub, Some(Hub::READER), &["download", REPO, "v1.0.0", place.to_str().unwrap()]), "Python");
+    let rows = python.ask(&hub, Some(Hub::READER), &["load", REPO, "v1.0.0"]).unwrap_or_else(|error| panic!("{error}"));
     every_configuration_is_whole(&rows, &atlas);
     assert_eq!(hub.leaks(), Vec::<String>::new());
 }
@@ -257,7 +256,7 @@ fn publish_survives(flaw: Flaw, part: Part, files: usize) {
         let (context, hub) = (format!("{context}, killed"), Hub::start());
         hub.fail(Fault::new(flaw).on(part).at(at).lasting());
         let arguments = ["publish", atlas.to_str().unwrap(), "--repo", REPO];
-        desk.start(&hub, hub.token(), &arguments).kill_when(|| hub.struck() > 0);
+        desk.start(&hub, Hub::TOKEN, &arguments).kill_when(|| hub.struck() > 0);
         hub.heal();
         desk.publish(&hub, &atlas).done();
         whole_at_the_first_attempt_or_the_second(&hub, &atlas, &context);
@@ -330,7 +329,7 @@ fn pull_survives(flaw: Flaw, part: Part) {
     // What stands under its own name; what is on its way lies in a folder, or has a name, that says so.
     let found = |desk: &Desk| -> BTreeMap<String, String> {
         let files = files_below(&desk.path("out")).into_iter().map(|path| path.to_str().unwrap().to_owned());
-        let named = files.filter(|path| !path.split('/').any(|part| part.ends_with(".part")));
+        let named = files.filter(|path| !path.split('/').any(|part| part.contains(".part")));
         named.map(|path| (path.clone(), sha256(&fs::read(desk.path("out").join(path)).unwrap()))).collect()
     };
     let is_done = |desk: &Desk| found(desk) == wanted && files_below(&desk.path("out")).len() == wanted.len();
@@ -355,7 +354,7 @@ fn pull_survives(flaw: Flaw, part: Part) {
 
         let (context, desk) = (format!("{context}, killed"), fresh());
         hub.fail(Fault::new(flaw).on(part).at(at).lasting());
-        desk.start(&hub, hub.reader(), &["pull", REPO, "--out", "out"]).kill_when(|| hub.struck() > 0);
+        desk.start(&hub, Hub::READER, &["pull", REPO, "--out", "out"]).kill_when(|| hub.struck() > 0);
         no_file_is_wrong(&desk, &context);
         hub.heal();
         desk.pull(&hub, "out").done();
@@ -408,7 +407,7 @@ fn a_publisher_that_is_killed_between_any_two_commits_goes_on_where_it_was() {
     let mut at = BTreeSet::new();
     for kill in 0..11 {
         // The repository is born with a commit of its own.
-        desk.start(&hub, hub.token(), &arguments).kill_when(|| commits() > kill);
+        desk.start(&hub, Hub::TOKEN, &arguments).kill_when(|| commits() > kill);
         at.insert(commits());
     }
     assert!(at.len() >= 10, "killed at these numbers of commits only: {at:?}");
@@ -425,7 +424,7 @@ fn of_two_publishers_at_once_one_wins_the_other_is_told_and_nothing_is_lost() {
         let hub = Hub::start();
         let start =
             |n: usize, token| desks[n].start(&hub, token, &["publish", atlases[n].to_str().unwrap(), "--repo", REPO]);
-        let (one, other) = (start(0, hub.token()), start(1, hub.rival()));
+        let (one, other) = (start(0, Hub::TOKEN), start(1, Hub::RIVAL));
         let ends = [one.wait(), other.wait()];
         let context = format!("round {round}: {ends:?}");
         // Each release that there is, is whole.
@@ -444,7 +443,7 @@ fn of_two_publishers_at_once_one_wins_the_other_is_told_and_nothing_is_lost() {
             told += 1;
             assert_eq!(*code, 1, "{context}");
             assert!(words.contains("somebody else pushed") || words.contains("taken"), "{words}");
-            let token = [hub.token(), hub.rival()][n];
+            let token = [Hub::TOKEN, Hub::RIVAL][n];
             let arguments = ["publish", atlases[n].to_str().unwrap(), "--repo", REPO];
             desks[n].run(&hub, token, &arguments).done();
         }
@@ -458,7 +457,7 @@ fn what_somebody_else_pushes_in_the_middle_of_a_publication_is_seen_and_kept() {
     let (hub, desk) = (Hub::start(), Desk::new());
     let atlas = synthetic(&desk, "atlas", 6, 300, 100);
     let commits = || hub.repo(Kind::Dataset, REPO).map_or(0, |remote| remote.commits.len());
-    let publisher = desk.start(&hub, hub.token(), &["publish", atlas.to_str().unwrap(), "--repo", REPO]);
+    let publisher = desk.start(&hub, Hub::TOKEN, &["publish", atlas.to_str().unwrap(), "--repo", REPO]);
     let start = Instant::now();
     while commits() < 3 {
         assert!(start.elapsed() < Duration::from_secs(60));
@@ -496,8 +495,8 @@ fn verify_sees_a_release_that_somebody_changed_on_the_hub() {
         REPO,
         [("data/models.parquet", b"PAR1 other".to_vec()), ("LICENSE", b"mine".to_vec())],
     );
-    desk.run(&hub, hub.reader(), &["verify", &format!("{REPO}@v1.0.0")]).done();
-    let changed = desk.run(&hub, hub.reader(), &["verify", REPO]);
+    desk.run(&hub, Hub::READER, &["verify", &format!("{REPO}@v1.0.0")]).done();
+    let changed = desk.run(&hub, Hub::READER, &["verify", REPO]);
     assert_eq!(changed.code, 1, "{}", changed.text());
     let words = format!("{}{}", changed.stdout, changed.stderr);
     assert!(words.contains("data/models.parquet") && words.contains("LICENSE"), "{words}");
@@ -525,25 +524,25 @@ fn no_token_is_found_in_anything_that_was_said_or_written() {
     };
     let atlas = atlas.to_str().unwrap();
     let publish = ["publish", atlas, "--repo", REPO];
-    assert_eq!(run(hub.token(), &["publish", atlas, "--repo", REPO, "--dry-run"]), 0);
+    assert_eq!(run(Hub::TOKEN, &["publish", atlas, "--repo", REPO, "--dry-run"]), 0);
     assert_eq!(run(wrong, &publish), 1);
-    assert_eq!(run(hub.reader(), &publish), 1);
-    assert_eq!(run(hub.stranger(), &["publish", atlas, "--repo", "lab/other"]), 1);
+    assert_eq!(run(Hub::READER, &publish), 1);
+    assert_eq!(run(Hub::STRANGER, &["publish", atlas, "--repo", "lab/other"]), 1);
     for flaw in [Flaw::Repeat, Flaw::Expire, Flaw::Status(500), Flaw::CutRequest, Flaw::CutResponse, Flaw::Truncated] {
         for at in [0, 3, 8] {
             hub.fail(Fault::new(flaw).at(at));
-            assert!(run(hub.token(), &publish) <= 1);
+            assert!(run(Hub::TOKEN, &publish) <= 1);
             hub.heal();
         }
     }
-    assert_eq!(run(hub.token(), &publish), 0);
-    assert_eq!(run(hub.reader(), &["pull", REPO, "--out", "out"]), 0);
-    assert_eq!(run(hub.reader(), &["verify", REPO]), 0);
+    assert_eq!(run(Hub::TOKEN, &publish), 0);
+    assert_eq!(run(Hub::READER, &["pull", REPO, "--out", "out"]), 0);
+    assert_eq!(run(Hub::READER, &["verify", REPO]), 0);
     hub.fail(Fault::new(Flaw::Repeat).at(1).lasting());
-    assert_eq!(run(hub.reader(), &["pull", REPO, "--out", "second"]), 1);
+    assert_eq!(run(Hub::READER, &["pull", REPO, "--out", "second"]), 1);
     hub.heal();
     // From the file of `hf auth login`, which is the only one that may hold it.
-    fs::write(desk.path("hf/token"), hub.reader()).unwrap();
+    fs::write(desk.path("hf/token"), Hub::READER).unwrap();
     assert_eq!(run("", &["pull", REPO, "--out", "third"]), 0);
 
     let mut secrets = hub.secrets();
@@ -598,12 +597,12 @@ fn a_gigabyte_in_three_hundred_files_is_published_once_and_downloaded_by_everybo
     fs::remove_dir_all(desk.path("pulled")).unwrap();
     let parse = |found: Result<Value, String>| serde_json::from_value(found.unwrap_or_else(|e| panic!("{e}"))).unwrap();
     let start = Instant::now();
-    if let Some(found) = javascript(&hub, Some(hub.reader()), &["download", REPO, "v1.0.0", "xet"]) {
+    if let Some(found) = javascript(&hub, Some(Hub::READER), &["download", REPO, "v1.0.0", "xet"]) {
         same(parse(found), "JavaScript");
         timed("JavaScript", start);
     }
     let Some(python) = Python::find() else { return };
     let (start, place) = (Instant::now(), desk.path("python"));
-    same(parse(python.ask(&hub, Some(hub.reader()), &["download", REPO, "v1.0.0", place.to_str().unwrap()])), "Python");
+    same(parse(python.ask(&hub, Some(Hub::READER), &["download", REPO, "v1.0.0", place.to_str().unwrap()])), "Python");
     timed("Python", start);
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{demo::committed, harness::Sandbox, readers::python};
 
-/// The front matter of a card as PyYAML, which the Hub's readers use, understands it.
+/// The front matter of a card as `PyYAML`, which the Hub's readers use, understands it.
 fn front_matter(card: &str) -> Option<Value> {
     let python = python("yaml")?;
     let script = "import json, sys, yaml\nprint(json.dumps(yaml.safe_load(sys.stdin.read().split('---\\n')[1])))";

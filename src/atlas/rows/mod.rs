@@ -1,5 +1,6 @@
 //! The rows of every table but the counts, their columns, and both ways between them: a file per table.
 
+mod ablation;
 mod coverage;
 mod languages;
 mod models;
@@ -10,6 +11,7 @@ mod stability;
 
 pub(super) use self::runs::IMPORT;
 pub use self::{
+    ablation::AblationRow,
     coverage::CoverageRow,
     languages::LanguageRow,
     models::ModelRow,

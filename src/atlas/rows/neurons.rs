@@ -56,7 +56,14 @@ impl NeuronRow {
     /// # Errors
     /// When the file cannot be written.
     pub fn write(rows: &[Self], place: &Path) -> Result<usize, AtlasError> {
-        let ranked = rows.iter().all(|row| row.rank.is_some());
+        Self::table(rows).write(place, Self::schema(rows))
+    }
+
+    fn schema(rows: &[Self]) -> (&'static str, &'static str) {
+        if rows.iter().all(|row| row.rank.is_some()) { (Self::SCHEMA.0, "1.1") } else { Self::SCHEMA }
+    }
+
+    fn table(rows: &[Self]) -> Table {
         Table::default()
             .text("model", rows.iter().map(|row| &row.model))
             .text("run", rows.iter().map(|row| &row.run))
@@ -74,7 +81,14 @@ impl NeuronRow {
             .optional_f32("selection_freq", rows.iter().map(|row| row.selection_freq))
             .i16("languages", rows.iter().map(|row| row.languages as i16))
             .optional_text("class", rows.iter().map(|row| row.class.as_ref()))
-            .write(place, if ranked { (Self::SCHEMA.0, "1.1") } else { Self::SCHEMA })
+    }
+
+    /// The same file in memory.
+    ///
+    /// # Errors
+    /// When it cannot be encoded.
+    pub fn bytes(rows: &[Self]) -> Result<Vec<u8>, AtlasError> {
+        Self::table(rows).bytes(Path::new("neurons.parquet"), Self::schema(rows))
     }
 
     /// Reads a table of neurons.

@@ -19,7 +19,7 @@ use super::{
     access::{Refusal, Wish},
     api::{at, repo_id},
     repository::{Content, Entry, RepoId},
-    storage::ranged,
+    storage::{Storage, ranged},
 };
 
 type File = (String, String, String, String);
@@ -107,7 +107,7 @@ fn resolve(
             return Ok((headers, body.0.to_string()).into_response());
         }
     }
-    set("location", world.storage.signed(&world.storage_endpoint(), "GET", sha256));
+    set("location", Storage::signed(&world.storage_endpoint(), "GET", sha256));
     Ok((StatusCode::FOUND, headers).into_response())
 }
 

@@ -188,24 +188,16 @@ impl Hub {
     }
 
     /// The token of user `atlas`, who may write to `atlas/…` and `lab/…`.
-    pub fn token(&self) -> &'static str {
-        TOKENS[0].0
-    }
+    pub const TOKEN: &str = TOKENS[0].0;
 
     /// The token of user `rival`, also of `lab`.
-    pub fn rival(&self) -> &'static str {
-        TOKENS[1].0
-    }
+    pub const RIVAL: &str = TOKENS[1].0;
 
     /// A token of user `atlas` that only reads.
-    pub fn reader(&self) -> &'static str {
-        TOKENS[2].0
-    }
+    pub const READER: &str = TOKENS[2].0;
 
     /// The token of a user who belongs to nothing.
-    pub fn stranger(&self) -> &'static str {
-        TOKENS[3].0
-    }
+    pub const STRANGER: &str = TOKENS[3].0;
 
     /// Every secret that the Hub knows or gave out: none may be found in anything that a client writes.
     pub fn secrets(&self) -> Vec<String> {
@@ -353,7 +345,7 @@ fn accounts() -> Accounts {
 #[ignore = "needs a person: it serves a test Hub until it is interrupted"]
 fn serve_by_hand() {
     let hub = Hub::start();
-    println!("export HF_ENDPOINT={} HF_TOKEN={}", hub.endpoint(), hub.token());
+    println!("export HF_ENDPOINT={} HF_TOKEN={}", hub.endpoint(), Hub::TOKEN);
     loop {
         std::thread::park();
     }

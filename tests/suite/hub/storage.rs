@@ -76,7 +76,7 @@ impl Storage {
     }
 
     /// An address on the storage host that is good without a token.
-    pub fn signed(&self, host: &str, method: &str, sha256: &str) -> String {
+    pub fn signed(host: &str, method: &str, sha256: &str) -> String {
         format!("{host}/lfs/{sha256}?Signature={}", signature(method, sha256))
     }
 }
@@ -142,8 +142,7 @@ fn batch(
         if !upload && !stored {
             answer["error"] = json!({ "code": 404, "message": "Object does not exist" });
         } else if !upload {
-            answer["actions"]["download"] =
-                json!({ "href": world.storage.signed(&world.storage_endpoint(), "GET", oid) });
+            answer["actions"]["download"] = json!({ "href": Storage::signed(&world.storage_endpoint(), "GET", oid) });
         } else if !stored && xet {
             let revision = body["ref"]["name"].as_str().unwrap_or("main");
             let token = world.xet.token(Scope::Write);
@@ -180,7 +179,7 @@ fn upload_actions(world: &World, oid: &str, size: u64, multipart: bool) -> Value
     let verify = json!({ "href": format!("{}/api/verify/{oid}", world.endpoint()) });
     let part = world.options.part;
     if !multipart || size <= part {
-        return json!({ "upload": { "href": world.storage.signed(&host, "PUT", oid) }, "verify": verify });
+        return json!({ "upload": { "href": Storage::signed(&host, "PUT", oid) }, "verify": verify });
     }
     let mut header = json!({ "chunk_size": part.to_string() });
     for number in 1..=size.div_ceil(part) {
