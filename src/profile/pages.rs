@@ -36,7 +36,7 @@ pub fn open(mut file: File) -> Result<ParquetRecordBatchReaderBuilder<File>, Par
     file.seek(SeekFrom::Start(at))?;
     file.read_exact(&mut end)?;
     if &end[4..] != b"PAR1" {
-        return Err(broken("it does not end as one"));
+        return Err(broken("it has no footer at its end"));
     }
     let footer = u64::from(u32::from_le_bytes([end[0], end[1], end[2], end[3]]));
     let start = at.checked_sub(footer).ok_or_else(|| broken("its footer is longer than the file"))?;

@@ -839,15 +839,15 @@ fn counts_that_were_cut_short_are_refused_by_every_reader() {
     let halve = |s: &Sandbox| s.halve("out/counts/fra_Latn.parquet");
     assert_snapshot!(after(halve, "identify out --out new"), @r"
     exit code 1
-    error: out/counts/fra_Latn.parquet: is not a readable Parquet file: Parquet error: Invalid Parquet file. Corrupt footer; delete it and profile again
+    error: out/counts/fra_Latn.parquet: is not a readable Parquet file: Parquet error: it has no footer at its end; delete it and profile again
     ");
     assert_snapshot!(after(halve, "profile --model model --corpus dir:text --tokens 64 --context 16 --out out"), @r"
     exit code 1
-    error: out/counts/fra_Latn.parquet: is not a readable Parquet file: Parquet error: Invalid Parquet file. Corrupt footer; delete it and profile again
+    error: out/counts/fra_Latn.parquet: is not a readable Parquet file: Parquet error: it has no footer at its end; delete it and profile again
     ");
     assert_snapshot!(after(halve, "merge out --out new"), @r"
     exit code 1
-    error: out/counts/fra_Latn.parquet: is not a readable Parquet file: Parquet error: Invalid Parquet file. Corrupt footer; delete it and profile again
+    error: out/counts/fra_Latn.parquet: is not a readable Parquet file: Parquet error: it has no footer at its end; delete it and profile again
     ");
 }
 

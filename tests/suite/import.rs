@@ -155,12 +155,12 @@ fn another_model_is_refused_with_both_shapes() {
     sandbox.config("intermediate_size", 47);
     assert_snapshot!(said("model"), @r"
     exit code 1
-    error: masks.pth: language 0 (cym_Latn), layer 0: index 47 lies outside the 47 neurons of a layer
+    error: masks.pth: language 0 (cym_Latn), layer 0: index 47 lies outside the 47 neurons of a layer; name the model that the masks are of with --model
     ");
     sandbox.config("intermediate_size", 2);
     assert_snapshot!(said("model"), @r"
     exit code 1
-    error: masks.pth: language 0 (cym_Latn), layer 0: 4 indices, but a layer has 2 neurons
+    error: masks.pth: language 0 (cym_Latn), layer 0: 4 indices, but a layer has 2 neurons; name the model that the masks are of with --model
     ");
     sandbox.remove("model/config.json");
     assert_snapshot!(said("model"), @r"

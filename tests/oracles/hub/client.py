@@ -76,7 +76,7 @@ def refused():
         return lambda: api.hf_hub_download(repo, path, repo_type="dataset", revision=revision)
 
     add = CommitOperationAdd("notes.txt", b"late")
-    first = api.list_repo_commits("atlas/open", repo_type="dataset")[-1].commit_id
+    first = lambda: api.list_repo_commits("atlas/open", repo_type="dataset")[-1].commit_id
     commit = lambda **more: api.create_commit("atlas/open", [add], commit_message="late", repo_type="dataset", **more)
     return {
         "whoami": name(api.whoami),
@@ -87,7 +87,7 @@ def refused():
         "missing repository": name(file("atlas/nothing")),
         "missing revision": name(file("atlas/open", revision="v9")),
         "missing file": name(file("atlas/open", path="nothing.txt")),
-        "stale parent": name(lambda: commit(parent_commit=first)),
+        "stale parent": name(lambda: commit(parent_commit=first())),
         "tag twice": name(lambda: [api.create_tag("atlas/open", tag="v1", repo_type="dataset") for _ in range(2)]),
         "foreign namespace": name(lambda: api.create_repo("someone/else", repo_type="dataset")),
         "taken": name(lambda: api.create_repo("atlas/open", repo_type="dataset")),
