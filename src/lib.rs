@@ -20,5 +20,6 @@ pub mod profile;
 pub mod identify;
 pub mod atlas;
 pub mod site;
+pub mod evaluate;
 pub mod release;
 pub mod cli;

@@ -250,6 +250,13 @@ fn language_of(name: &str, names: &[(&str, &str)]) -> Option<Named> {
     }
 }
 
+/// The language that a part of a path means, by the codes that most data sets use and else by those of Wikipedia.
+pub(super) fn language_in(part: &str) -> Option<LanguageCode> {
+    let of = |names| language_of(part, names).map(|named| named.code);
+    let short = (2..=3).contains(&part.len());
+    if short { of(WIKIPEDIA).or_else(|| of(&[])) } else { of(&[]) }
+}
+
 /// Four letters or digits and four digits.
 fn is_glottocode(text: &str) -> bool {
     text.len() == 8 && text.is_char_boundary(4) && text[4..].bytes().all(|b| b.is_ascii_digit())

@@ -7,6 +7,7 @@ mod hub;
 mod ids;
 mod jsonl;
 mod parquet;
+mod records;
 
 use std::{
     fmt,
@@ -17,7 +18,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-pub use self::hub::{PRESETS, Preset};
+pub use self::{
+    hub::{PRESETS, Preset},
+    records::{Record, Records, RecordsSpec},
+};
 use crate::{hub::HubError, language::LanguageCode, output::hex};
 
 /// A source of documents in several languages.

@@ -13,11 +13,12 @@ use super::{
     norm::Norm,
     positions::Positions,
     rope::Rotary,
-    simd::{exp, vectorised},
+    simd::{exp, max, sum, vectorised},
 };
 
 /// The four projections around scaled dot-product attention (Vaswani et al. 2017, arXiv 1706.03762).
 pub struct Attention {
+    pub layer: usize,
     pub heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
@@ -71,6 +72,10 @@ impl Attention {
         let value = split(self.value.forward(x)?, self.kv_heads)?;
         // [batch, seq, heads, head_dim]
         let mixed = match path {
+            _ if !self.whole(positions, &key, &value, path)? => {
+                let past = positions.past.as_ref().expect("windows without a past are whole");
+                past.attend(self.layer, &self.scores, [&query, &key, &value], self.query.rounds())?
+            }
             Path::Inference if self.query.rounds() => {
                 query.contiguous()?.apply_op3_no_bwd(&key.contiguous()?, &value, &Rounded { scores: &self.scores })?
             }
@@ -81,6 +86,17 @@ impl Attention {
             Path::Differentiable => self.scores.plain(&query, &key, &value)?,
         };
         self.output.forward(&mixed.reshape((batch, seq, ()))?)
+    }
+}
+
+impl Attention {
+    /// Whether these are windows from their first token on, whose attention is that of the kernels. Their keys and values are kept
+    /// where somebody will want them.
+    fn whole(&self, positions: &Positions, key: &Tensor, value: &Tensor, path: Path) -> Result<bool> {
+        match &positions.past {
+            None => Ok(true),
+            Some(past) => Ok(path == Path::Inference && past.begin(self.layer, key, value, self.query.rounds())?),
+        }
     }
 }
 
@@ -333,31 +349,4 @@ vectorised! {
             *s *= inverse;
         }
     }
-}
-
-/// Maximum in sixteen running parts, for vector code.
-#[inline(always)]
-fn max(values: &[f32]) -> f32 {
-    let larger = |a: f32, b: f32| if b > a { b } else { a };
-    let (parts, rest) = values.as_chunks::<16>();
-    let mut maxima = [f32::NEG_INFINITY; 16];
-    for part in parts {
-        for (max, &value) in maxima.iter_mut().zip(part) {
-            *max = larger(*max, value);
-        }
-    }
-    maxima.iter().chain(rest).fold(f32::NEG_INFINITY, |max, &value| larger(max, value))
-}
-
-/// Sum in sixteen running parts: vector code, and less rounding than one part.
-#[inline(always)]
-fn sum(values: &[f32]) -> f32 {
-    let (parts, rest) = values.as_chunks::<16>();
-    let mut sums = [0f32; 16];
-    for part in parts {
-        for (sum, value) in sums.iter_mut().zip(part) {
-            *sum += value;
-        }
-    }
-    sums.iter().sum::<f32>() + rest.iter().sum::<f32>()
 }

@@ -34,20 +34,39 @@ impl Embedding {
         Ok(Self { tokens, scale: spec.embedding.scale, positions, norm })
     }
 
-    /// Ids `[batch, seq]` to `[batch, seq, hidden]`.
+    /// Ids `[batch, seq]` of whole windows to `[batch, seq, hidden]`.
     pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
+        self.placed(ids, |table| {
+            let (seq, known) = (ids.dim(1)?, table.dim(0)?);
+            if seq > known {
+                return Err(too_long(seq, known));
+            }
+            table.narrow(0, 0, seq)
+        })
+    }
+
+    /// Ids `[rows, seq]` at `positions` [rows][seq] to `[rows, seq, hidden]`.
+    pub fn forward_at(&self, ids: &Tensor, positions: &[Vec<usize>]) -> Result<Tensor> {
+        self.placed(ids, |table| {
+            let known = table.dim(0)?;
+            let places = positions.iter().flatten();
+            if let Some(&position) = places.clone().find(|&&position| position >= known) {
+                return Err(too_long(position + 1, known));
+            }
+            let places: Vec<u32> = places.map(|&position| position as u32).collect();
+            let rows = table.index_select(&Tensor::new(places, table.device())?, 0)?;
+            rows.reshape((ids.dim(0)?, ids.dim(1)?, ()))
+        })
+    }
+
+    /// `rows` picks what is added from the table of learned positions.
+    fn placed(&self, ids: &Tensor, rows: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
         let mut x = self.tokens.forward(ids)?.to_dtype(self.dtype())?;
         if let Some(scale) = self.scale {
             x = (x * scale)?;
         }
         if let Some(positions) = &self.positions {
-            let (seq, known) = (ids.dim(1)?, positions.dim(0)?);
-            if seq > known {
-                candle_core::bail!(
-                    "a window of {seq} tokens is longer than the {known} positions that the model has learned"
-                );
-            }
-            x = x.broadcast_add(&positions.narrow(0, 0, seq)?)?;
+            x = x.broadcast_add(&rows(positions)?)?;
         }
         match &self.norm {
             Some(norm) => norm.forward(&x),
@@ -68,4 +87,9 @@ impl Embedding {
     pub fn dtype(&self) -> DType {
         activations(self.table())
     }
+}
+
+fn too_long(seq: usize, known: usize) -> candle_core::Error {
+    let text = format!("a window of {seq} tokens is longer than the {known} positions that the model has learned");
+    candle_core::Error::Msg(text)
 }

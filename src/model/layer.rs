@@ -111,6 +111,7 @@ fn attention(weights: &mut Weights, layer: usize) -> Result<Attention> {
         }),
     };
     Ok(Attention {
+        layer,
         heads: shape.heads,
         kv_heads: shape.kv_heads,
         head_dim: shape.head_dim,

@@ -7,6 +7,7 @@ mod amx;
 mod attention;
 mod attention_bf16;
 pub mod bf16;
+mod cache;
 pub mod cost;
 pub mod device;
 mod embedding;
@@ -33,6 +34,7 @@ use candle_core::{DType, Device, IndexOp, Result, Tensor};
 
 pub use self::{
     activation::Activation,
+    cache::Cache,
     family::Architecture,
     observer::{Observer, Tally, Unobserved},
     rope::{RopeScaling, RopeSpec},
@@ -153,6 +155,67 @@ impl Decoder {
     /// When a tensor operation or the observer fails.
     pub fn logits(&self, ids: &Tensor, observer: &mut dyn Observer) -> Result<Tensor> {
         self.head.forward(&self.hidden(ids, observer)?)
+    }
+
+    /// Logits of hidden states `[n, hidden]`, `[n, vocabulary]`: of those alone that somebody wants to know.
+    ///
+    /// # Errors
+    /// When a tensor operation fails.
+    pub fn head(&self, hidden: &Tensor) -> Result<Tensor> {
+        self.head.forward(&hidden.unsqueeze(0)?)?.squeeze(0)
+    }
+
+    /// Shows the residual stream behind every layer, `[batch, seq, hidden]`, to `visit`, with the layer's number.
+    ///
+    /// # Errors
+    /// When a tensor operation or `visit` fails.
+    pub fn residuals(&self, ids: &Tensor, visit: &mut dyn FnMut(usize, &Tensor) -> Result<()>) -> Result<()> {
+        let positions = self.positions(ids)?;
+        let mut x = self.embedding.forward(ids)?;
+        for (number, layer) in self.layers.iter().enumerate() {
+            x = layer.forward(x, &positions, &mut Unobserved)?;
+            visit(number, &x)?;
+        }
+        Ok(())
+    }
+
+    /// Runs the tokens that follow what `cache` holds, row by row as many as there are, and keeps their keys and values there. Gives
+    /// their hidden states after the final norm, `[rows, most, hidden]`; those behind a row's own last token mean nothing.
+    ///
+    /// Equal to running the rows whole, as far as rounding goes. Keys and values stay on the device; nothing has gradients.
+    ///
+    /// # Errors
+    /// When a tensor operation fails, or a row becomes longer than the positions that the model has learned.
+    pub fn extend(&self, cache: &mut Cache, rows: &[&[u32]]) -> Result<Tensor> {
+        if cache.stretches(&self.spec, rows) {
+            return self.extend_anew(cache, rows);
+        }
+        let most = rows.iter().map(|row| row.len()).max().unwrap_or(0);
+        let ids: Vec<u32> = rows.iter().flat_map(|row| (0..most).map(|i| row.get(i).copied().unwrap_or(0))).collect();
+        let ids = Tensor::from_vec(ids, (rows.len(), most), self.device())?;
+        let known = self.spec.embedding.learned_positions.map(|table| table.rows - table.offset);
+        let past = cache.take(&self.spec, rows, known, self.embedding.dtype(), self.device())?;
+        let mut x = self.embedding.forward_at(&ids, &past.positions)?;
+        let positions = Positions::behind(&self.spec, past, self.embedding.dtype(), self.device())?;
+        for layer in &self.layers {
+            x = layer.forward(x, &positions, &mut Unobserved)?;
+        }
+        cache.put(positions.past.expect("it was put there"));
+        self.norm.forward(&x)
+    }
+
+    /// The same where a row outgrows the window of pre-training, and with it the angles of all its keys (`LongRoPE`).
+    fn extend_anew(&self, cache: &mut Cache, rows: &[&[u32]]) -> Result<Tensor> {
+        let before: Vec<usize> = cache.lengths();
+        let whole: Vec<Vec<u32>> = cache.rows().iter().zip(rows).map(|(old, new)| [old, *new].concat()).collect();
+        *cache = Cache::new(rows.len());
+        let hidden = self.extend(cache, &whole.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+        let most = rows.iter().map(|row| row.len()).max().unwrap_or(0);
+        let own = before.iter().enumerate().map(|(row, &start)| {
+            let there = most.min(hidden.dim(1)? - start);
+            hidden.i(row)?.narrow(0, start, there)?.pad_with_zeros(0, 0, most - there)
+        });
+        Tensor::stack(&own.collect::<Result<Vec<_>>>()?, 0)
     }
 
     /// Mean next-token negative log-likelihood of every window, in nats per token, `[batch]`.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, btree_map::Entry};
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::{DecoderSpec, Path, rope::Rotary};
+use super::{DecoderSpec, Path, cache::Past, rope::Rotary};
 
 /// Tables for windows of one length, made once for all layers.
 pub struct Positions {
@@ -14,6 +14,8 @@ pub struct Positions {
     unseen: BTreeMap<Option<usize>, Tensor>,
     /// `[seq, seq]`: how far a key lies behind a query, where scores depend on it.
     distances: Option<Tensor>,
+    /// What came before, where rows are extended.
+    pub past: Option<Past>,
 }
 
 impl Positions {
@@ -32,7 +34,14 @@ impl Positions {
                 distances = Some(table(seq, |i, j| i as f32 - j as f32, device)?);
             }
         }
-        Ok(Self { ropes, unseen, distances })
+        Ok(Self { ropes, unseen, distances, past: None })
+    }
+
+    /// Of tokens that extend rows: the angles of their own positions.
+    pub fn behind(spec: &DecoderSpec, past: Past, dtype: DType, device: &Device) -> Result<Self> {
+        let rotary = |rope| Rotary::at(rope, &past.positions, &past.lengths, dtype, device);
+        let ropes = spec.ropes.iter().map(rotary).collect::<Result<_>>()?;
+        Ok(Self { ropes, unseen: BTreeMap::new(), distances: None, past: Some(past) })
     }
 
     /// What is added to the scores of some queries and keys, `[queries, keys]`.

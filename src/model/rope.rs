@@ -125,7 +125,7 @@ impl RopeSpec {
     }
 }
 
-/// Cosines and sines `[seq, dim / 2]` of the positions of one window.
+/// Cosines and sines of the positions of windows: `[seq, dim / 2]`, or `[rows, seq, dim / 2]` where every row has its own.
 pub struct Rotary {
     cos: Tensor,
     sin: Tensor,
@@ -139,7 +139,28 @@ impl Rotary {
         let angles: Vec<f32> = (0..seq)
             .flat_map(|position| frequencies.iter().map(move |frequency| position as f32 * frequency))
             .collect();
-        let angles = Tensor::from_vec(angles, (seq, frequencies.len()), device)?;
+        Self::of_angles(spec, &Tensor::from_vec(angles, (seq, frequencies.len()), device)?, dtype)
+    }
+
+    /// Of `positions` [rows][seq], in rows that are `lengths` long all in all.
+    pub fn at(
+        spec: &RopeSpec,
+        positions: &[Vec<usize>],
+        lengths: &[usize],
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let of_row = |(row, &length): (&Vec<usize>, &usize)| {
+            let frequencies = spec.frequencies(length);
+            let angles = |&position: &usize| frequencies.iter().map(move |frequency| position as f32 * frequency);
+            row.iter().flat_map(angles).collect::<Vec<f32>>()
+        };
+        let angles: Vec<f32> = positions.iter().zip(lengths).flat_map(of_row).collect();
+        let shape = (positions.len(), positions.first().map_or(0, Vec::len), spec.dim / 2);
+        Self::of_angles(spec, &Tensor::from_vec(angles, shape, device)?, dtype)
+    }
+
+    fn of_angles(spec: &RopeSpec, angles: &Tensor, dtype: DType) -> Result<Self> {
         let scaled = |x: Tensor| (x * spec.attention_factor())?.to_dtype(dtype);
         Ok(Self {
             cos: scaled(angles.cos()?)?,

@@ -112,3 +112,30 @@ vectorised! {
         }
     }
 }
+
+/// Maximum in sixteen running parts, for vector code.
+#[inline(always)]
+pub fn max(values: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (parts, rest) = values.as_chunks::<16>();
+    let mut maxima = [f32::NEG_INFINITY; 16];
+    for part in parts {
+        for (max, &value) in maxima.iter_mut().zip(part) {
+            *max = larger(*max, value);
+        }
+    }
+    maxima.iter().chain(rest).fold(f32::NEG_INFINITY, |max, &value| larger(max, value))
+}
+
+/// Sum in sixteen running parts: vector code, and less rounding than one part.
+#[inline(always)]
+pub fn sum(values: &[f32]) -> f32 {
+    let (parts, rest) = values.as_chunks::<16>();
+    let mut sums = [0f32; 16];
+    for part in parts {
+        for (sum, value) in sums.iter_mut().zip(part) {
+            *sum += value;
+        }
+    }
+    sums.iter().sum::<f32>() + rest.iter().sum::<f32>()
+}

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Folders with a config and a reference: Llama's are older and have a place of their own.
-fn checkpoints() -> Vec<PathBuf> {
+pub fn checkpoints() -> Vec<PathBuf> {
     let fixtures = FilePath::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     let inside = |folder| std::fs::read_dir(fixtures.join(folder)).unwrap().map(|entry| entry.unwrap().path());
     let mut folders: Vec<_> = inside("families").chain(inside("tiny-llama")).collect();
