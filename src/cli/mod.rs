@@ -3,6 +3,7 @@
 mod bench;
 mod compare;
 mod demo;
+mod evaluate;
 mod hub;
 mod identify;
 mod import;
@@ -52,6 +53,7 @@ enum Command {
     Publish(publish::PublishArgs),
     Pull(pull::PullArgs),
     Verify(verify::VerifyArgs),
+    Evaluate(evaluate::EvaluateArgs),
     Bench(bench::BenchArgs),
 }
 
@@ -115,6 +117,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Publish(args) => args.run(&talk),
         Command::Pull(args) => args.run(&talk),
         Command::Verify(args) => args.run(&talk),
+        Command::Evaluate(args) => args.run(&talk),
         Command::Bench(args) => args.run(&talk),
     };
     match outcome {

@@ -67,6 +67,11 @@ impl Talk {
         )
     }
 
+    /// The same over steps of any kind, said in the message.
+    pub fn steps(&self, total: u64) -> Progress {
+        self.bar(total, "{msg} {wide_bar} {human_pos}/{human_len} · {eta} left")
+    }
+
     fn bar(&self, total: u64, template: &str) -> Progress {
         let bar = if self.quiet || total == 0 || !std::io::stderr().is_terminal() {
             ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden())

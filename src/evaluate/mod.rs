@@ -6,7 +6,7 @@ mod choice;
 mod compare;
 mod perplexity;
 mod runner;
-mod statistics;
+pub mod statistics;
 mod store;
 mod translation;
 

@@ -8,6 +8,7 @@ mod compare;
 mod corpus;
 mod demo;
 mod device;
+mod evaluate;
 mod evaluate_cache;
 mod experts;
 mod families;

@@ -1,0 +1,431 @@
+//! `neuroglot evaluate`.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use candle_core::{DType, Device};
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{
+    Outcome, STOP, Talk,
+    hub::{HubArgs, Located},
+    profile::{corpus_help, folder_name, model_help},
+    usage,
+};
+use crate::{
+    checkpoint::Checkpoint,
+    corpus::{CorpusOptions, CorpusSpec, DocumentUnit, RecordsSpec, Split},
+    evaluate::{
+        self, Better, Difference, EvaluateError, Evaluation, FORMATS, Parameters, Report, Score, Store,
+        SubjectSettings, TASKS, Task, TaskOptions, TaskParameters,
+    },
+    language::{LanguageCode, Registry},
+    model::{
+        self, Decoder,
+        device::{self, DeviceChoice, Opened, Precision},
+    },
+    output::thousands,
+};
+
+/// Measure what a model can do in each language, with standard errors, and what changed since another evaluation.
+///
+/// Every finished task and language is kept: a run that is interrupted continues with the same command.
+#[derive(Args)]
+pub struct EvaluateArgs {
+    #[arg(long, value_name = "DIR|FILE.gguf|OWNER/NAME", help = model_help())]
+    model: PathBuf,
+    #[arg(long = "task", value_name = "NAME[=DATA]", required = true, value_delimiter = ',', help = task_help())]
+    tasks: Vec<String>,
+    #[arg(long, value_name = "KIND:PATH|NAME", help = corpus_help())]
+    corpus: Option<String>,
+    /// Questions and answers of multiple-choice tasks, where they are not to be fetched from where they are published: jsonl:PATH,
+    /// parquet:PATH, tsv:PATH (a file or folder per language, or one file with a language field), or
+    /// hub:OWNER/NAME[/FOLDER][@REVISION].
+    #[arg(long, value_name = "KIND:PATH")]
+    data: Option<String>,
+    /// Languages in any usual spelling, separated by commas; `all` that a task has text for; or @FILE.
+    #[arg(long, default_value = "all", value_name = "LIST")]
+    languages: String,
+    /// Where the results go: one FILE.json, or a folder with a file per task and language. An unfinished one is continued.
+    #[arg(long, value_name = "FILE.json|DIR")]
+    out: PathBuf,
+    /// An earlier evaluation: differences to it are paired document by document and item by item.
+    #[arg(long, value_name = "FILE.json|DIR", conflicts_with = "base")]
+    compare: Option<PathBuf>,
+    /// The model before it was adapted: it is evaluated first, in the same way, and differences to it are shown.
+    #[arg(long, value_name = "DIR|FILE.gguf|OWNER/NAME")]
+    base: Option<PathBuf>,
+    #[command(flatten)]
+    settings: EvaluateSettings,
+}
+
+/// How tasks are run.
+#[derive(Args, Clone)]
+pub struct EvaluateSettings {
+    /// Documents, items or sentences per language; all unless said.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+    /// Which documents of the corpus.
+    #[arg(long, value_enum, default_value_t)]
+    split: Split,
+    /// How text files are cut into documents; parallel ones always by lines.
+    #[arg(long, value_enum, default_value_t)]
+    document: DocumentUnit,
+    /// Column or field that holds the text, for parquet: and jsonl: corpora.
+    #[arg(long, value_name = "NAME")]
+    text_column: Option<String>,
+    /// The language that is translated from, and that others are aligned with.
+    #[arg(long, default_value = "eng_Latn", value_name = "LANGUAGE")]
+    source: String,
+    /// Translated lines in a prompt: the first ones of the corpus, which are then not translated.
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    shots: u16,
+    /// Tokens that a translation may have.
+    #[arg(long, default_value_t = 192, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    new_tokens: u16,
+    /// Seed of the bootstrap.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    seed: u64,
+    /// Tokens that the model sees at most; what it was made for, up to 2,048, unless said.
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+    /// Tokens that go through the model together; unless said, 2,048 on the CPU and what free memory allows on a GPU.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    batch_tokens: Option<u32>,
+    /// Where to compute: auto, cpu, cuda, cuda:N or metal.
+    #[arg(long, default_value_t, value_name = "DEVICE")]
+    device: DeviceChoice,
+    /// Number format to compute in.
+    #[arg(long, value_enum, default_value_t)]
+    dtype: Precision,
+    /// The model's name in the results, owner/name; the one on the Hub, or the folder's or the GGUF file's name, unless said.
+    #[arg(long, value_name = "ID")]
+    model_id: Option<String>,
+    #[command(flatten)]
+    hub: HubArgs,
+}
+
+fn task_help() -> String {
+    let kinds = TASKS.iter().map(|kind| format!("{}: {}", kind.name, kind.help));
+    let formats = FORMATS.iter().map(|format| format!("{} ({}; {})", format.name, format.help, format.published));
+    format!(
+        "Tasks, separated by commas, each with its own data behind `=` where it is not that of --corpus or --data. {}. Multiple choice is asked for by its format: {}",
+        kinds.collect::<Vec<_>>().join("; "),
+        formats.collect::<Vec<_>>().join(", ")
+    )
+}
+
+impl EvaluateArgs {
+    pub fn run(self, talk: &Talk) -> anyhow::Result<Outcome> {
+        let interrupted = || {
+            talk.say(format!("interrupted; the same command continues in {}", self.out.display()));
+            Ok(Outcome::Interrupted)
+        };
+        let before = self.compare.as_deref().map(Evaluation::read).transpose()?;
+        let tasks = self.open()?;
+        let Some(model) = self.settings.hub.locate(&self.model, talk)? else { return interrupted() };
+        let base = match &self.base {
+            None => None,
+            Some(base) => match self.settings.hub.locate(base, talk)? {
+                None => return interrupted(),
+                base => base,
+            },
+        };
+        let plan = Plan::new(&model, tasks.as_slice(), &self.settings, self.settings.model_id.clone())?;
+        let before = match base {
+            None => before,
+            Some(base) => {
+                let plan = Plan::new(&base, tasks.as_slice(), &self.settings, None)?;
+                let Some(evaluation) = plan.run(&beside(&self.out), talk)? else { return interrupted() };
+                Some(evaluation)
+            }
+        };
+        let Some(after) = plan.run(&self.out, talk)? else { return interrupted() };
+        let differences = before.map(|before| evaluate::compare(&before, &after)).transpose()?;
+        let reports: Vec<Value> = after.reports.iter().map(short).collect();
+        let result = json!({ "run": after.run, "out": self.out, "reports": reports, "differences": differences });
+        talk.result(&result, || match &differences {
+            None => table(&after.reports),
+            Some(differences) => changes(differences),
+        })?;
+        Ok(Outcome::Done)
+    }
+
+    /// The tasks with the languages of each.
+    fn open(&self) -> anyhow::Result<Vec<Asked>> {
+        let settings = &self.settings;
+        let source = Registry::builtin().resolve(&settings.source).map_err(usage)?.code;
+        let options = TaskOptions {
+            corpus: self.corpus.as_deref().map(str::parse::<CorpusSpec>).transpose().map_err(usage)?,
+            reading: CorpusOptions {
+                unit: settings.document,
+                text_column: settings.text_column.clone(),
+                offline: settings.hub.offline,
+            },
+            split: settings.split,
+            data: self.data.as_deref().map(str::parse::<RecordsSpec>).transpose().map_err(usage)?,
+            limit: settings.limit.map(|limit| limit as usize),
+            source,
+            shots: settings.shots.into(),
+            new_tokens: settings.new_tokens.into(),
+            seed: settings.seed,
+        };
+        let mut asked: Vec<Asked> = Vec::new();
+        for typed in &self.tasks {
+            let (name, data) = typed.split_once('=').map_or((typed.as_str(), None), |(name, data)| (name, Some(data)));
+            let mut options = options.clone();
+            match data {
+                Some(data) if FORMATS.iter().any(|format| format.name == name) => {
+                    options.data = Some(data.parse().map_err(usage)?);
+                }
+                Some(data) => options.corpus = Some(data.parse().map_err(usage)?),
+                None => {}
+            }
+            let task = evaluate::open(name, &options).map_err(|error| match error {
+                EvaluateError::NoTask { .. } | EvaluateError::NoCorpus { .. } => usage(error),
+                error => error.into(),
+            })?;
+            if asked.iter().any(|other| other.task.name() == task.name()) {
+                return Err(usage(anyhow::anyhow!("--task names {} twice; give each its own --out", task.name())));
+            }
+            let there = task.languages();
+            let languages = Registry::builtin().resolve_list(&self.languages, &there).map_err(usage)?;
+            if let Some(missing) = languages.iter().find(|language| !there.contains(language)) {
+                let list = there.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                return Err(anyhow::anyhow!("{}: there is nothing in {missing}; there is {list}", task.name()));
+            }
+            asked.push(Asked { task, languages });
+        }
+        Ok(asked)
+    }
+}
+
+/// Where the evaluation of the base goes.
+fn beside(out: &Path) -> PathBuf {
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    out.with_file_name(format!("{}.base.json", name.strip_suffix(".json").unwrap_or(&name)))
+}
+
+/// A task and the languages that it is run in.
+struct Asked {
+    task: Box<dyn Task>,
+    languages: Vec<LanguageCode>,
+}
+
+/// An evaluation that can be run: paths there, tensors checked.
+struct Plan<'a> {
+    tasks: &'a [Asked],
+    parameters: Parameters,
+    checkpoint: Checkpoint,
+    settings: SubjectSettings,
+    batch_tokens: Option<u32>,
+    vocabulary: usize,
+    device: Device,
+    dtype: DType,
+    remark: Option<String>,
+}
+
+/// Unless asked for, the model sees no more than this.
+const CONTEXT: usize = 2048;
+
+impl<'a> Plan<'a> {
+    fn new(
+        model: &Located,
+        tasks: &'a [Asked],
+        settings: &EvaluateSettings,
+        name: Option<String>,
+    ) -> anyhow::Result<Self> {
+        let checkpoint = Checkpoint::open(&model.path)?;
+        let architecture = model::family::read(&checkpoint).map_err(model::ModelError::from)?;
+        checkpoint.check(&architecture.tensors(), |name| architecture.ignores(name))?;
+        let spec = &architecture.spec;
+        let context = settings.context.unwrap_or(spec.positions.min(CONTEXT));
+        if !(2..=spec.positions).contains(&context) {
+            return Err(usage(EvaluateError::Context { context, positions: spec.positions }));
+        }
+        let tokens = |field: &str| tokens(checkpoint.config().get(field).unwrap_or(&Value::Null));
+        let (begins, ends) = (tokens("bos_token_id"), tokens("eos_token_id"));
+        let prefix = begins.first().or(ends.first()).copied();
+        let prefix = prefix.filter(|&id| (id as usize) < spec.vocabulary);
+        let prefix = prefix.ok_or_else(|| EvaluateError::NoPrefix { path: checkpoint.config_path() })?;
+        let Opened { device, remark } = settings.device.open()?;
+        let dtype = settings.dtype.on(&device);
+        let precision = device::precision(dtype).to_owned();
+        let (id, revision) = match &model.origin {
+            Some((id, commit)) => (name.unwrap_or_else(|| id.clone()), Some(commit.clone())),
+            None => (name.unwrap_or_else(|| folder_name(&model.path)), None),
+        };
+        let of_task =
+            |asked: &Asked| TaskParameters { task: asked.task.name().to_owned(), settings: asked.task.settings() };
+        let parameters = Parameters {
+            model: id,
+            revision,
+            hashes: checkpoint.hashes()?,
+            delta: None,
+            precision: precision.clone(),
+            device: device::kind(&device).to_owned(),
+            context,
+            tasks: tasks.iter().map(of_task).collect(),
+        };
+        let vocabulary = spec.vocabulary;
+        let settings_of = SubjectSettings { prefix, ends, context, batch_tokens: 0, precision };
+        let batch_tokens = settings.batch_tokens;
+        Ok(Self {
+            tasks,
+            parameters,
+            checkpoint,
+            settings: settings_of,
+            batch_tokens,
+            vocabulary,
+            device,
+            dtype,
+            remark,
+        })
+    }
+
+    /// Runs what is not there yet; nothing comes back when it was interrupted.
+    fn run(&self, out: &Path, talk: &Talk) -> anyhow::Result<Option<Evaluation>> {
+        let mut store = Store::begin(out, self.parameters.clone())?;
+        let pairs = self.tasks.iter().flat_map(|asked| asked.languages.iter().map(move |&language| (asked, language)));
+        let (kept, open): (Vec<_>, Vec<_>) =
+            pairs.partition(|(asked, language)| store.evaluation.report(asked.task.name(), *language).is_some());
+        if !kept.is_empty() {
+            talk.say(format!("{} of {} reports were finished before and are kept", kept.len(), kept.len() + open.len()));
+        }
+        if open.is_empty() {
+            return Ok(Some(store.evaluation));
+        }
+        if let Some(remark) = &self.remark {
+            talk.say(remark);
+        }
+        let tokenizer = self.checkpoint.tokenizer(self.vocabulary)?;
+        let decoder = Decoder::load(&self.checkpoint, self.dtype, &self.device, model::Path::Inference)?;
+        let fitting =
+            || device::batch_tokens(decoder.spec(), self.dtype, &self.device, self.settings.context.min(2048));
+        let mut settings = self.settings.clone();
+        settings.batch_tokens = self.batch_tokens.map_or_else(fitting, |tokens| tokens as usize);
+        let subject = evaluate::subject(&decoder, &tokenizer, settings, &STOP);
+        let progress = talk.steps(open.len() as u64);
+        let (begun, mut tokens) = (Instant::now(), 0);
+        for (asked, language) in open {
+            let name = asked.task.name();
+            progress.now(format!("{name} {language}"));
+            let mut told = |more: u64| {
+                tokens += more;
+                let seconds = begun.elapsed().as_secs_f64().max(1e-3);
+                progress.now(format!("{name} {language}, {} tokens/s", thousands((tokens as f64 / seconds) as u64)));
+            };
+            let report = asked.task.run(&subject, language, &mut told);
+            let Some(report) = report.map_err(|error| anyhow::Error::new(error).context(format!("{name}, {language}")))?
+            else {
+                progress.end();
+                return Ok(None);
+            };
+            progress.line(line(&report));
+            store.add(report)?;
+            progress.advance(1);
+        }
+        progress.end();
+        let seconds = begun.elapsed().as_secs_f64();
+        talk.say(format!(
+            "{}: {} tokens in {seconds:.1} s, {} tokens/s",
+            self.parameters.model,
+            thousands(tokens),
+            thousands((tokens as f64 / seconds.max(1e-3)) as u64)
+        ));
+        Ok(Some(store.evaluation))
+    }
+}
+
+/// Token ids of a field of a config: one, or a list.
+fn tokens(value: &Value) -> Vec<u32> {
+    let one = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    one(value).map_or_else(|| value.as_array().into_iter().flatten().filter_map(one).collect(), |id| vec![id])
+}
+
+/// The measures that tables for people show: layers are in the files.
+fn shown(metric: &str) -> bool {
+    !metric.starts_with("layer_")
+}
+
+fn short(report: &Report) -> Value {
+    let score = |score: &Score| {
+        json!({ "metric": score.metric, "value": score.value, "stderr": score.stderr, "better": score.better })
+    };
+    json!({
+        "task": report.task, "language": report.language, "unit": report.unit, "units": report.units,
+        "tokens": report.tokens, "prompt": report.prompt, "remarks": report.remarks,
+        "scores": report.scores.iter().map(score).collect::<Vec<_>>(),
+    })
+}
+
+/// A value with its standard error, to the digit that the error leaves.
+fn measured(value: f64, stderr: Option<f64>) -> String {
+    match stderr {
+        Some(stderr) if stderr > 0.0 => {
+            let digits = (1.0 - stderr.log10().floor()).clamp(0.0, 6.0) as usize;
+            format!("{value:.digits$} ± {stderr:.digits$}")
+        }
+        _ => format!("{value:.4}"),
+    }
+}
+
+fn line(report: &Report) -> String {
+    let score = |score: &&Score| shown(&score.metric);
+    let scores = report.scores.iter().filter(score);
+    let scores = scores.map(|score| format!("{} {}", score.metric, measured(score.value, score.stderr)));
+    let remarks = if report.remarks.is_empty() { String::new() } else { format!(" ({})", report.remarks.join("; ")) };
+    format!("{}  {}  {}{remarks}", report.task, report.language, scores.collect::<Vec<_>>().join(", "))
+}
+
+fn plural(n: usize, unit: &str) -> String {
+    format!("{} {unit}{}", thousands(n as u64), if n == 1 { "" } else { "s" })
+}
+
+fn table(reports: &[Report]) -> String {
+    let mut lines = vec![format!("{:<12} {:<9} {:>16}  {:<14} value", "task", "language", "of", "measure")];
+    for report in reports {
+        for score in report.scores.iter().filter(|score| shown(&score.metric)) {
+            lines.push(format!(
+                "{:<12} {:<9} {:>16}  {:<14} {}",
+                report.task,
+                report.language.to_string(),
+                plural(report.units, &report.unit),
+                score.metric,
+                measured(score.value, score.stderr)
+            ));
+        }
+    }
+    lines.join("\n")
+}
+
+fn changes(differences: &[Difference]) -> String {
+    let mut lines = vec![format!(
+        "{:<12} {:<9} {:>7}  {:<14} {:>10} {:>10}  {:<22} in standard errors",
+        "task", "language", "units", "measure", "before", "after", "difference"
+    )];
+    for difference in differences.iter().filter(|difference| shown(&difference.metric)) {
+        let gain = difference.gain().map_or_else(String::new, |gain| {
+            let word = match difference.difference {
+                0.0 => "",
+                change if (change > 0.0) == (difference.better == Better::Higher) => " better",
+                _ => " worse",
+            };
+            format!("{:.1}{word}", gain.abs())
+        });
+        lines.push(format!(
+            "{:<12} {:<9} {:>7}  {:<14} {:>10.4} {:>10.4}  {:<22} {gain}",
+            difference.task,
+            difference.language.to_string(),
+            thousands(difference.units as u64),
+            difference.metric,
+            difference.before,
+            difference.after,
+            measured(difference.difference, difference.stderr),
+        ));
+    }
+    lines.join("\n")
+}
