@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    AblationRow, Atlas, AtlasError, CoverageRow, FileEntry, IdentifyParameters, IdentifyResult, LanguageRow, Manifest,
+    AblationRow, AdaptationRow, Atlas, AtlasError, CoverageRow, FileEntry, IdentifyParameters, IdentifyResult, LanguageRow, Manifest,
     Mask, MaskFormat, MaskSet, MethodTables, ModelRow, NeuronRow, OverlapRow, RateResult, RunRow, StabilityRow,
     card::Facts, import::UNKNOWN_LICENCE, model_folder, neuron_set, rows::IMPORT,
 };
@@ -311,11 +311,33 @@ impl Identification<'_> {
 /// When the folder holds anything else, a profile cannot be read again, or the disk is full.
 pub fn build(place: &Path, release: &Release, identifications: &[Identification]) -> Result<Manifest, AtlasError> {
     let entries: Vec<Entry> = identifications.iter().map(|found| found.entry(release)).collect();
-    write_atlas(place, release, &entries)
+    write_atlas(place, release, &entries, &BTreeMap::new())
+}
+
+/// Adds what an adaptation changed to an atlas that holds its base model; a table of the same method and run is replaced. Returns the
+/// path of the table.
+///
+/// # Errors
+/// When there is no atlas, it does not hold the model, there are no rows, or the disk is full.
+pub fn add_adaptation(place: &Path, rows: Vec<AdaptationRow>) -> Result<String, AtlasError> {
+    let atlas = Atlas::open(place)?;
+    let first = rows.first().ok_or_else(|| AtlasError::broken(place, "there are no results to add"))?;
+    atlas.model(Some(&first.model))?;
+    let name = model_folder(&format!("{}-{}", first.method, first.run));
+    let path = format!("data/adaptation/{}/{name}.parquet", model_folder(&first.model));
+    let (licence, language_remarks) = (atlas.manifest.licence.clone(), BTreeMap::new());
+    let release = Release { licence, remarks: Vec::new(), language_remarks };
+    write_atlas(place, &release, &[], &BTreeMap::from([(path.clone(), rows)]))?;
+    Ok(path)
 }
 
 /// Writes entries into an atlas, as [`build`] says.
-pub(super) fn write_atlas(place: &Path, release: &Release, entries: &[Entry]) -> Result<Manifest, AtlasError> {
+pub(super) fn write_atlas(
+    place: &Path,
+    release: &Release,
+    entries: &[Entry],
+    adaptation: &BTreeMap<String, Vec<AdaptationRow>>,
+) -> Result<Manifest, AtlasError> {
     let before = existing(place)?;
     check_shapes(place, before.as_ref(), entries)?;
     // From here on the folder is unfinished: without a manifest nobody takes it for an atlas.
@@ -339,6 +361,9 @@ pub(super) fn write_atlas(place: &Path, release: &Release, entries: &[Entry]) ->
         {
             write_all_counts(place, profile, &mut rows)?;
         }
+    }
+    for (path, adapted) in adaptation {
+        rows.insert(path.clone(), Some(AdaptationRow::write(adapted, &place.join(path))?));
     }
     let tables = Common::merge(before.as_ref(), entries);
     tables.write(place, &mut rows)?;

@@ -33,7 +33,7 @@ pub struct Place<'a> {
 }
 
 /// The tables in the order of the card, the folders among them, and what each is for.
-const TABLES: [(&str, bool, &str); 10] = [
+const TABLES: [(&str, bool, &str); 11] = [
     ("neurons", true, "language, layer, neuron, rank, entropy, probability, selection_freq"),
     ("counts", true, "language, layer, neuron, active tokens per fold, moments"),
     ("routed", true, "language, layer, expert, tokens sent there per fold"),
@@ -44,6 +44,7 @@ const TABLES: [(&str, bool, &str); 10] = [
     ("overlap", true, "pairs of languages: shared neurons, Jaccard"),
     ("stability", true, "language: selection frequency, split-half agreement"),
     ("ablation", true, "language whose loss changed, language whose neurons were switched off"),
+    ("adaptation", true, "method, language trained for, task and language measured, before, after, standard error"),
 ];
 
 impl Facts<'_> {
@@ -156,6 +157,9 @@ impl Facts<'_> {
         } else {
             "Ablation: none in this release. That switching these neurons off harms their language, and no other, has not been shown for them.".to_owned()
         });
+        if has("data/adaptation/") {
+            sentences.push("Adaptation: the table `adaptation` says what training changed, in the language trained for and in others.".to_owned());
+        }
         let control = self.runs.iter().any(|run| run.method.as_deref() == Some("random"));
         sentences.push(if control {
             "Control: sets of the same sizes drawn at random are in the atlas under the method `random`.".to_owned()

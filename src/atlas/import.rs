@@ -222,5 +222,5 @@ impl Import {
 /// # Errors
 /// When the folder holds anything else, or the model under another grid, or the disk is full.
 pub fn import(place: &Path, release: &Release, masks: &Import) -> Result<Manifest, AtlasError> {
-    write_atlas(place, release, &[masks.entry()])
+    write_atlas(place, release, &[masks.entry()], &BTreeMap::new())
 }

@@ -18,14 +18,14 @@ use std::{
 };
 
 pub use self::{
-    build::{Evidence, Identification, Release, build, check_place},
+    build::{Evidence, Identification, Release, add_adaptation, build, check_place},
     card::Place,
     compare::{Chosen, Comparison, Pair, Shared, Side, compare},
     import::{Import, UNKNOWN_LICENCE, import},
     manifest::{FileEntry, MANIFEST, Manifest},
     masks::{Mask, MaskFormat, MaskSet},
     rows::{
-        AblationRow, CoverageRow, IdentifyParameters, IdentifyResult, LanguageRow, ModelRow, NeuronRow, Origin,
+        AblationRow, AdaptationRow, CoverageRow, IdentifyParameters, IdentifyResult, LanguageRow, ModelRow, NeuronRow, Origin,
         OverlapRow, RateResult, RunRow, StabilityRow,
     },
     verify::{Check, verify},
@@ -196,6 +196,8 @@ pub struct Atlas {
     pub coverage: Vec<CoverageRow>,
     /// Identifications, by model folder and method.
     pub methods: BTreeMap<(String, String), MethodTables>,
+    /// What adaptations changed, by model folder, in the order of the files.
+    pub adaptation: BTreeMap<String, Vec<AdaptationRow>>,
 }
 
 /// What one method found in one model.
@@ -219,6 +221,7 @@ impl Atlas {
     pub fn open(path: &Path) -> Result<Self, AtlasError> {
         let manifest = Manifest::read(path)?;
         let mut methods: BTreeMap<(String, String), MethodTables> = BTreeMap::new();
+        let mut adaptation: BTreeMap<String, Vec<AdaptationRow>> = BTreeMap::new();
         for entry in &manifest.files {
             let parts: Vec<&str> = entry.path.split('/').collect();
             let ["data", kind, model, file] = parts.as_slice() else { continue };
@@ -229,6 +232,9 @@ impl Atlas {
                 "neurons" => methods.entry(tables()).or_default().neurons = NeuronRow::read(&file)?,
                 "overlap" => methods.entry(tables()).or_default().overlap = OverlapRow::read(&file)?,
                 "ablation" => methods.entry(tables()).or_default().ablation = AblationRow::read(&file)?,
+                "adaptation" => {
+                    adaptation.entry((*model).to_owned()).or_default().extend(AdaptationRow::read(&file)?);
+                }
                 "stability" => methods.entry(tables()).or_default().stability = StabilityRow::read(&file)?,
                 _ => {}
             }
@@ -247,6 +253,7 @@ impl Atlas {
             coverage: CoverageRow::read(&path.join("data/coverage.parquet"))?,
             manifest,
             methods,
+            adaptation,
             path: path.to_owned(),
         })
     }

@@ -72,6 +72,7 @@ impl<'a> Subject<'a> {
             "neurons": self.neurons(spot),
             "neighbours": self.neighbours(spot),
             "confidence": self.confidence(spot),
+            "adaptation": super::adaptation::results(spot, |row| row.target == self.language.code),
             "downloads": downloads,
             "snippets": self.snippets(),
             "citation": self.citation(),

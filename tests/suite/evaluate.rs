@@ -286,7 +286,7 @@ fn sandbox() -> Sandbox {
     sandbox
 }
 
-const TWO_TASKS: &str = "evaluate --model model --task perplexity=dir:sentences --task belebele=jsonl:data/belebele --languages eng_Latn,deu_Latn";
+const TWO_TASKS: &str = "evaluate --model model --task perplexity=dir:sentences --task belebele=jsonl:data/belebele --languages eng_Latn,deu_Latn --document line";
 
 #[test]
 fn a_run_that_ended_goes_on_where_it_stopped_and_gives_the_same_bytes() {
@@ -331,7 +331,7 @@ fn a_run_that_ended_goes_on_where_it_stopped_and_gives_the_same_bytes() {
 #[test]
 fn a_model_beside_itself_differs_by_nothing_and_beside_another_by_what_the_two_say() {
     let sandbox = sandbox();
-    let run = "evaluate --model model --task perplexity --corpus dir:sentences --languages mlt_Latn,eng_Latn --limit 8";
+    let run = "evaluate --model model --task perplexity --corpus dir:sentences --languages mlt_Latn,eng_Latn --document line --limit 8";
     sandbox.run(&format!("{run} --out a.json")).done();
     let said = sandbox.run(&format!("{run} --json --out b.json --compare a.json")).done();
     let result: Value = serde_json::from_str(&said.stdout).unwrap();

@@ -1,6 +1,7 @@
 //! The rows of every table but the counts, their columns, and both ways between them: a file per table.
 
 mod ablation;
+mod adaptation;
 mod coverage;
 mod languages;
 mod models;
@@ -12,6 +13,7 @@ mod stability;
 pub(super) use self::runs::IMPORT;
 pub use self::{
     ablation::AblationRow,
+    adaptation::AdaptationRow,
     coverage::CoverageRow,
     languages::LanguageRow,
     models::ModelRow,
