@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! language -> corpus -> tokens -> model forward with an observer -> activation counts -> identification
-//!          -> atlas (Parquet, masks, manifest) -> { site | release to and from the Hub }
+//!          -> atlas (Parquet, masks, manifest) -> { site | adaptation | release to and from the Hub }
 //! ```
 
 pub mod language;
@@ -20,5 +20,6 @@ pub mod profile;
 pub mod identify;
 pub mod atlas;
 pub mod site;
+pub mod adapt;
 pub mod release;
 pub mod cli;

@@ -140,6 +140,12 @@ impl Decoder {
         &self.spec
     }
 
+    /// Whether its frozen weights are in bf16.
+    #[must_use]
+    pub fn rounds(&self) -> bool {
+        self.embedding.table().dtype() == DType::BF16
+    }
+
     /// Where it runs.
     #[must_use]
     pub fn device(&self) -> &Device {
