@@ -95,7 +95,7 @@ pub struct ProfileSettings {
     pub hub: HubArgs,
 }
 
-fn model_help() -> String {
+pub(super) fn model_help() -> String {
     let families = FAMILIES.iter().map(|family| format!("{} ({})", family.model_type, family.models));
     let families = families.collect::<Vec<_>>().join("; ");
     format!(
@@ -103,7 +103,7 @@ fn model_help() -> String {
     )
 }
 
-fn corpus_help() -> String {
+pub(super) fn corpus_help() -> String {
     let sources = SOURCES.iter().map(|source| format!("{}:{}, {}", source.name, source.place, source.help));
     let presets = PRESETS.iter().map(|preset| format!("{}[@REVISION], {} ({})", preset.name, preset.help, preset.repo));
     format!("Text to read. {}", sources.chain(presets).collect::<Vec<_>>().join("; "))
@@ -327,7 +327,7 @@ pub(super) fn folder_name(path: &Path) -> String {
     name.strip_suffix(".gguf").unwrap_or(&name).to_owned()
 }
 
-fn separator(checkpoint: &Checkpoint, separator: Separator) -> anyhow::Result<Option<(Separator, u32)>> {
+pub(super) fn separator(checkpoint: &Checkpoint, separator: Separator) -> anyhow::Result<Option<(Separator, u32)>> {
     let (field, word) = match separator {
         Separator::None => return Ok(None),
         Separator::Bos => ("bos_token_id", "bos"),
