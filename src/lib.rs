@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! language -> corpus -> tokens -> model forward with an observer -> activation counts -> identification
-//!          -> atlas (Parquet, masks, manifest) -> { site | release to and from the Hub }
+//!          -> atlas (Parquet, masks, manifest) -> { site | adaptation -> evaluation | release to and from the Hub }
 //! ```
 
 pub mod language;
@@ -20,6 +20,7 @@ pub mod profile;
 pub mod identify;
 pub mod atlas;
 pub mod site;
+pub mod adapt;
 pub mod evaluate;
 pub mod release;
 pub mod cli;

@@ -205,6 +205,18 @@ impl<'a> Windows<'a> {
         }
     }
 
+    /// The tokens that are left behind the last window, fewer than a window's, once the documents have ended and where the plan has room
+    /// for them; for those who mask what is missing.
+    #[must_use]
+    pub fn rest(&mut self) -> Vec<u32> {
+        let room = self.plan.tokens.saturating_sub(self.given * self.plan.context as u64);
+        if !self.ended || self.buffer.len() >= self.plan.context {
+            return Vec::new();
+        }
+        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        self.buffer.drain(..).take(room).map(|(id, _)| id).collect()
+    }
+
     /// Deals a document to the fold with the fewest tokens.
     fn take(&mut self, document: Document) -> Result<(), TokensError> {
         let ids = match document {

@@ -8,6 +8,8 @@ mod safetensors;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 
@@ -42,6 +44,45 @@ trait Files: Send + Sync {
         name.to_owned()
     }
     fn hashes(&self) -> Result<CheckpointHashes, CheckpointError>;
+    /// Where a tensor's bytes lie as they are, of files that hold them so.
+    fn bytes(&self, name: &str) -> Option<TensorBytes> {
+        let _ = name;
+        None
+    }
+    /// The weight files, of a checkpoint whose tensors can be replaced byte by byte.
+    fn shards(&self) -> &[PathBuf] {
+        &[]
+    }
+}
+
+/// Where the bytes of a stored tensor lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorBytes {
+    /// The weight file.
+    pub file: PathBuf,
+    /// The first byte.
+    pub start: u64,
+    /// How many.
+    pub len: usize,
+    /// The number format, as safetensors spells it.
+    pub dtype: String,
+    /// The shape, as `torch` writes it.
+    pub shape: Vec<usize>,
+}
+
+impl TensorBytes {
+    /// The bytes themselves.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read(&self) -> Result<Vec<u8>, CheckpointError> {
+        let unreadable = |source| CheckpointError::Unreadable { path: self.file.clone(), source };
+        let mut file = File::open(&self.file).map_err(unreadable)?;
+        file.seek(SeekFrom::Start(self.start)).map_err(unreadable)?;
+        let mut bytes = vec![0; self.len];
+        file.read_exact(&mut bytes).map_err(unreadable)?;
+        Ok(bytes)
+    }
 }
 
 /// A tensor as its file's header declares it.
@@ -176,6 +217,18 @@ impl Checkpoint {
     /// When the device has no room for it, or the file has no such tensor.
     pub fn tensor(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
         self.files.tensor(name, dtype, device)
+    }
+
+    /// Where a tensor's bytes lie; none in a GGUF file, which stores other tensors than it stands for.
+    #[must_use]
+    pub fn bytes(&self, name: &str) -> Option<TensorBytes> {
+        self.files.bytes(name)
+    }
+
+    /// The safetensors files; none of a GGUF file.
+    #[must_use]
+    pub fn shards(&self) -> &[PathBuf] {
+        self.files.shards()
     }
 
     /// The tokenizer, checked to fit an embedding of `vocabulary` rows.

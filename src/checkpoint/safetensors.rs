@@ -19,7 +19,7 @@ use serde::{
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
-use super::{Checkpoint, CheckpointError, CheckpointHashes, Files, StoredTensor, file_name, read, sha256};
+use super::{Checkpoint, CheckpointError, CheckpointHashes, Files, StoredTensor, TensorBytes, file_name, read, sha256};
 
 /// An open folder, its weights not yet read.
 ///
@@ -78,6 +78,16 @@ impl Files for Folder {
             DType::BF16 => Tensor::from_vec(place.values(bf16::from_f32)?, shape, device),
             other => candle_core::bail!("weights are not converted to {other:?}"),
         }
+    }
+
+    fn bytes(&self, name: &str) -> Option<TensorBytes> {
+        let Place { file, start, dtype, shape } = self.places.get(name)?;
+        let len = shape.iter().product::<usize>() * width(dtype)?;
+        Some(TensorBytes { file: file.clone(), start: *start, len, dtype: dtype.clone(), shape: shape.clone() })
+    }
+
+    fn shards(&self) -> &[PathBuf] {
+        &self.shards
     }
 
     fn tokenizer(&self) -> Result<Tokenizer, CheckpointError> {

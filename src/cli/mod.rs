@@ -1,5 +1,7 @@
 //! The command line: strings to a validated plan, the plan to the library, its errors and its exit code to people.
 
+mod adapt;
+mod apply;
 mod bench;
 mod compare;
 mod demo;
@@ -49,6 +51,8 @@ enum Command {
     Site(site::SiteArgs),
     Mask(mask::MaskArgs),
     Import(import::ImportArgs),
+    Adapt(adapt::AdaptArgs),
+    Apply(apply::ApplyArgs),
     Compare(compare::CompareArgs),
     Publish(publish::PublishArgs),
     Pull(pull::PullArgs),
@@ -113,6 +117,8 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Site(args) => args.run(&talk),
         Command::Mask(args) => args.run(&talk),
         Command::Import(args) => args.run(&talk),
+        Command::Adapt(args) => args.run(&talk),
+        Command::Apply(args) => args.run(&talk),
         Command::Compare(args) => args.run(&talk),
         Command::Publish(args) => args.run(&talk),
         Command::Pull(args) => args.run(&talk),

@@ -327,7 +327,7 @@ pub(super) fn folder_name(path: &Path) -> String {
     name.strip_suffix(".gguf").unwrap_or(&name).to_owned()
 }
 
-fn separator(checkpoint: &Checkpoint, separator: Separator) -> anyhow::Result<Option<(Separator, u32)>> {
+pub(super) fn separator(checkpoint: &Checkpoint, separator: Separator) -> anyhow::Result<Option<(Separator, u32)>> {
     let (field, word) = match separator {
         Separator::None => return Ok(None),
         Separator::Bos => ("bos_token_id", "bos"),

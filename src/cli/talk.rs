@@ -59,6 +59,11 @@ impl Talk {
         self.bar(total, "{msg:10} {wide_bar} {human_pos}/{human_len} tokens · {per_sec} · {eta} left")
     }
 
+    /// The same for training, whose message says most.
+    pub fn training(&self, total: u64) -> Progress {
+        self.bar(total, "{msg} {wide_bar} {per_sec} tokens · {eta} left")
+    }
+
     /// The same over bytes.
     pub fn bytes(&self, total: u64) -> Progress {
         self.bar(

@@ -110,7 +110,7 @@ impl Records {
         let id = identity(spec.kind, path);
         let endings = KINDS.iter().find(|(kind, _)| *kind == spec.kind).map_or(&[][..], |(_, endings)| endings);
         if path.is_file() {
-            let own = path.file_name().and_then(|name| language_in(&name.to_string_lossy()));
+            let own = path.file_name().and_then(|name| name.to_string_lossy().split('.').find_map(language_in));
             if let Some(code) = own.or(language).filter(|_| !says_language(path).unwrap_or(false)) {
                 return Ok(Self { id, languages: BTreeMap::from([(code, vec![path.clone()])]), mixed: false });
             }

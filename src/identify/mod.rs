@@ -22,7 +22,7 @@ pub use classes::{Class, class, class_of, classes};
 pub use counts::{LanguageCounts, Profiles};
 pub use lape::Lape;
 pub use overlap::{Overlap, overlaps};
-pub use random::{Matching, Random};
+pub use random::{Matching, Random, control};
 pub use rates::{Quantile, Rate};
 pub use selection::{Note, SelectedNeuron, Selection, TiesAtCut};
 pub use stability::{LanguageStability, Resampling, Stability};

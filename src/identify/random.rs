@@ -49,7 +49,7 @@ impl Identifier for Random {
         let mut notes: Vec<Note> = lape.notes.iter().filter(|note| !note.is_about_the_cut()).cloned().collect();
         let mut drawn: BTreeMap<u32, Vec<u16>> = BTreeMap::new();
         for language in 0..lape.languages.len() {
-            let places = self.draw(lape.languages[language], &lape.set(language), &fires, &mut notes);
+            let places = draw(self.seed, self.matching, lape.languages[language], &lape.set(language), &fires, &mut notes);
             for place in places {
                 drawn.entry(place).or_default().push(language as u16);
             }
@@ -66,33 +66,49 @@ impl Identifier for Random {
     }
 }
 
-impl Random {
-    /// One language's control, as places in layer-major order.
-    fn draw(&self, language: LanguageCode, own: &NeuronSet, fires: &[bool], notes: &mut Vec<Note>) -> Vec<u32> {
-        let mut rng = stream(self.seed, language, 0);
-        let shape = own.shape();
-        let others = |layer: usize| {
-            let width = shape.layer_width();
-            let others = (0..width as u32).filter(move |place| own.layer(layer).binary_search(place).is_err());
-            others.map(move |place| (layer * width) as u32 + place).filter(|&place| fires[place as usize])
-        };
-        let pools: Vec<(Option<usize>, usize, Vec<u32>)> = match self.matching {
-            Matching::PerLayer => (0..shape.layers)
-                .filter(|&layer| !own.layer(layer).is_empty())
-                .map(|layer| (Some(layer), own.layer(layer).len(), others(layer).collect()))
-                .collect(),
-            Matching::Overall => vec![(None, own.len(), (0..shape.layers).flat_map(others).collect())],
-        };
-        let mut places = Vec::with_capacity(own.len());
-        for (layer, wanted, mut pool) in pools {
-            if pool.len() < wanted {
-                notes.push(Note::TooFewOthers { language, layer, wanted, drawn: pool.len() });
-            }
-            places.extend_from_slice(draw_first(&mut pool, wanted, &mut rng));
-        }
-        places
-    }
+/// As many random neurons as a set has, none of them the set's own: the control of an adaptation, for which no profile is at hand that
+/// could tell which neurons never fire. A layer whose set is more than half of it gives all its others.
+#[must_use]
+pub fn control(own: &NeuronSet, language: LanguageCode, seed: u64, matching: Matching) -> NeuronSet {
+    let shape = own.shape();
+    let places = draw(seed, matching, language, own, &vec![true; shape.neurons()], &mut Vec::new());
+    NeuronSet::new(shape, places.into_iter().map(|place| shape.neuron(place as usize)))
+}
 
+/// One language's control, as places in layer-major order.
+fn draw(
+    seed: u64,
+    matching: Matching,
+    language: LanguageCode,
+    own: &NeuronSet,
+    fires: &[bool],
+    notes: &mut Vec<Note>,
+) -> Vec<u32> {
+    let mut rng = stream(seed, language, 0);
+    let shape = own.shape();
+    let others = |layer: usize| {
+        let width = shape.layer_width();
+        let others = (0..width as u32).filter(move |place| own.layer(layer).binary_search(place).is_err());
+        others.map(move |place| (layer * width) as u32 + place).filter(|&place| fires[place as usize])
+    };
+    let pools: Vec<(Option<usize>, usize, Vec<u32>)> = match matching {
+        Matching::PerLayer => (0..shape.layers)
+            .filter(|&layer| !own.layer(layer).is_empty())
+            .map(|layer| (Some(layer), own.layer(layer).len(), others(layer).collect()))
+            .collect(),
+        Matching::Overall => vec![(None, own.len(), (0..shape.layers).flat_map(others).collect())],
+    };
+    let mut places = Vec::with_capacity(own.len());
+    for (layer, wanted, mut pool) in pools {
+        if pool.len() < wanted {
+            notes.push(Note::TooFewOthers { language, layer, wanted, drawn: pool.len() });
+        }
+        places.extend_from_slice(draw_first(&mut pool, wanted, &mut rng));
+    }
+    places
+}
+
+impl Random {
     /// The drawn neurons in the order of their entropies, with the evidence that LAPE would give.
     fn ranked(&self, profiles: &Profiles, drawn: BTreeMap<u32, Vec<u16>>) -> Vec<SelectedNeuron> {
         let neuron = |(place, assigned): (u32, Vec<u16>)| {

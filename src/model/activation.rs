@@ -41,9 +41,40 @@ impl Activation {
         }
     }
 
+    /// Activation and its derivative of every value.
+    #[inline(always)]
+    pub(super) fn slopes(self, from: &[f32], to: &mut [f32], slope: &mut [f32]) {
+        #[inline(always)]
+        fn each(from: &[f32], to: &mut [f32], slope: &mut [f32], value: impl Fn(f32) -> (f32, f32)) {
+            for ((to, slope), &x) in to.iter_mut().zip(slope).zip(from) {
+                (*to, *slope) = value(x);
+            }
+        }
+        match self {
+            // (x σ)' = σ + x σ (1 − σ)
+            Self::Silu => each(from, to, slope, |x| {
+                let sigmoid = 1.0 / (1.0 + exp(-x));
+                (x * sigmoid, sigmoid * (1.0 + x * (1.0 - sigmoid)))
+            }),
+            // (x Φ)' = Φ + x φ
+            Self::Gelu => each(from, to, slope, |x| {
+                let phi = 0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2));
+                (x * phi, phi + x * 0.398_942_3 * exp(-0.5 * x * x))
+            }),
+            // With y = 2 √(2/π) (x + 0.044715 x³): (x σ(y))' = σ + x σ (1 − σ) y'
+            Self::GeluTanh => each(from, to, slope, |x| {
+                let y = 2.0 * 0.797_884_6 * x * (0.044_715 * x).mul_add(x, 1.0);
+                let dy = 2.0 * 0.797_884_6 * (3.0 * 0.044_715 * x).mul_add(x, 1.0);
+                let sigmoid = 1.0 / (1.0 + exp(-y));
+                (x * sigmoid, sigmoid * (1.0 + x * (1.0 - sigmoid) * dy))
+            }),
+            Self::Relu => each(from, to, slope, |x| if x > 0.0 { (x, 1.0) } else { (0.0, 0.0) }),
+        }
+    }
+
     /// Of every value. The choice lies outside the loop, so that each becomes vector code.
     #[inline(always)]
-    fn values(self, from: &[f32], to: &mut [f32]) {
+    pub(super) fn values(self, from: &[f32], to: &mut [f32]) {
         #[inline(always)]
         fn each(from: &[f32], to: &mut [f32], value: impl Fn(f32) -> f32) {
             for (to, &x) in to.iter_mut().zip(from) {

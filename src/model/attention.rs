@@ -14,6 +14,7 @@ use super::{
     positions::Positions,
     rope::Rotary,
     simd::{exp, max, sum, vectorised},
+    training::{CausalGradient, has_kernels},
 };
 
 /// The four projections around scaled dot-product attention (Vaswani et al. 2017, arXiv 1706.03762).
@@ -83,7 +84,11 @@ impl Attention {
                 query.contiguous()?.apply_op3_no_bwd(&key.contiguous()?, &value, &Causal { scores: &self.scores })?
             }
             Path::Inference | Path::Portable => self.scores.fused(&query, &key, &value, positions)?,
-            Path::Differentiable => self.scores.plain(&query, &key, &value)?,
+            Path::Training if has_kernels(x) => {
+                let op = CausalGradient { scores: self.scores.clone() };
+                query.contiguous()?.apply_op3(&key.contiguous()?, &value.contiguous()?, op)?
+            }
+            Path::Differentiable | Path::Training => self.scores.plain(&query, &key, &value)?,
         };
         self.output.forward(&mixed.reshape((batch, seq, ()))?)
     }
@@ -219,8 +224,8 @@ pub const QUERIES: usize = 64;
 
 /// The same on the CPU, block of queries by block of queries, so that what no query of a block sees is never computed and no
 /// matrix of seq × seq scores is written.
-struct Causal<'a> {
-    scores: &'a Scores,
+pub struct Causal<'a> {
+    pub scores: &'a Scores,
 }
 
 /// Sizes of one call.

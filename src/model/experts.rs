@@ -32,7 +32,7 @@ impl Mixture {
         // The router is small, and its choices are sensitive: plain layout, plain product.
         let router = Linear::shared(weights.tensor(&format!("{}.weight", names.inner(layer, names.router)))?, None)?;
         let mut expert = |expert: usize| {
-            let mut linear = |stem: &str| weights.linear(&names.expert(layer, expert, stem), false);
+            let mut linear = |stem: &str| weights.linear(&names.expert(layer, expert, stem), false, None);
             let [gate, up, down] = names.expert_projections;
             Ok(Expert { gate: linear(gate)?, up: linear(up)?, down: linear(down)? })
         };

@@ -3,7 +3,14 @@
 use candle_core::{Result, Tensor};
 
 use super::{
-    Path, activation, activation::Activation, experts::Mixture, linear::Linear, observer::Observer, weights::Weights,
+    Path, activation,
+    activation::Activation,
+    experts::Mixture,
+    linear::Linear,
+    observer::Observer,
+    patch::{Projection, Site},
+    training,
+    weights::Weights,
 };
 
 /// The feed-forward part of a layer.
@@ -51,14 +58,15 @@ impl FeedForward {
 impl Dense {
     fn build(weights: &mut Weights, layer: usize) -> Result<Self> {
         let (spec, names) = (weights.spec(), weights.names());
-        let (width, bias) = (spec.ffn.width, spec.feed_forward.bias);
+        let bias = spec.feed_forward.bias;
+        let at = |projection| Some(Site { layer, projection });
         let (gate, up) = if spec.feed_forward.gated {
-            let [gate, up] = weights.fused(layer, &names.gated, [width; 2], bias)?;
+            let [gate, up] = weights.fused(layer, [Projection::Gate, Projection::Up], bias)?;
             (gate, Some(up))
         } else {
-            (weights.linear(&names.inner(layer, names.plain), bias)?, None)
+            (weights.linear(&names.inner(layer, names.plain), bias, at(Projection::Gate))?, None)
         };
-        let down = weights.linear(&names.inner(layer, names.down), bias)?;
+        let down = weights.linear(&names.inner(layer, names.down), bias, at(Projection::Down))?;
         Ok(Self { gate, up, down, activation: spec.feed_forward.activation, path: weights.path() })
     }
 
@@ -71,7 +79,11 @@ impl Dense {
                 activation::gated(&gate, up, self.activation, layer, observer)?
             }
             (Path::Inference | Path::Portable, None) => activation::plain(gate, self.activation, layer, observer)?,
-            (Path::Differentiable, up) => {
+            (Path::Training, Some(up)) if training::has_kernels(&gate) => {
+                activation::observe(&gate, self.activation, layer, observer)?;
+                gate.apply_op2(&up, training::Gated(self.activation))?
+            }
+            (Path::Differentiable | Path::Training, up) => {
                 activation::observe(&gate, self.activation, layer, observer)?;
                 let h = self.activation.forward(&gate)?;
                 if let Some(up) = up { (h * up)? } else { h }

@@ -15,7 +15,7 @@ impl Head {
         let (spec, head) = (weights.spec().head.clone(), weights.names().head);
         let weight = if spec.tied { embedding.table().clone() } else { weights.tensor(&format!("{head}.weight"))? };
         let bias = if spec.bias { Some(weights.tensor(&format!("{head}.bias"))?) } else { None };
-        Ok(Self { projection: Linear::shared(weight, bias)?, spec })
+        Ok(Self { projection: weights.shared(weight, bias)?, spec })
     }
 
     /// `[batch, seq, hidden]` to `[batch, seq, vocabulary]`.

@@ -8,6 +8,7 @@ use super::{
     feed_forward::FeedForward,
     norm::Norm,
     observer::Observer,
+    patch::{Projection, Site},
     positions::Positions,
     residual::add,
     spec::QueryKeyNorm,
@@ -95,8 +96,8 @@ fn normed(norm: Option<&Norm>, x: &Tensor) -> Result<Tensor> {
 fn attention(weights: &mut Weights, layer: usize) -> Result<Attention> {
     let (spec, names) = (weights.spec(), weights.names());
     let (shape, own) = (&spec.attention, &spec.layers[layer]);
-    let (queries, keys) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
-    let [query, key, value] = weights.fused(layer, &names.attention, [queries, keys, keys], shape.input_bias)?;
+    let [query, key, value] =
+        weights.fused(layer, [Projection::Query, Projection::Key, Projection::Value], shape.input_bias)?;
     let norm = match shape.query_key_norm {
         QueryKeyNorm::None => None,
         QueryKeyNorm::PerHead(norm) | QueryKeyNorm::PerHeadOwn(norm) => Some((norm, false)),
@@ -118,7 +119,11 @@ fn attention(weights: &mut Weights, layer: usize) -> Result<Attention> {
         query,
         key,
         value,
-        output: weights.linear(&names.inner(layer, names.attention_output), shape.output_bias)?,
+        output: weights.linear(
+            &names.inner(layer, names.attention_output),
+            shape.output_bias,
+            Some(Site { layer, projection: Projection::Output }),
+        )?,
         query_key_norm,
         scores: Scores {
             scale: own.scale,

@@ -1,6 +1,6 @@
 //! A projection: `y = x Wᵀ + b`.
 
-use std::mem::MaybeUninit;
+use std::{mem::MaybeUninit, sync::Arc};
 
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -8,12 +8,21 @@ use rayon::prelude::*;
 use super::{
     Path, bf16,
     matrix::{Matrix, filled, multiply, slice},
+    patch::{Cut, Patch},
+    training::Frozen,
 };
 
 /// Weight `[out, in]` and, where the family has one, bias `[out]`.
 pub struct Linear {
     weight: Weight,
-    bias: Option<Tensor>,
+    bias: Option<Bias>,
+    patch: Option<Arc<dyn Patch>>,
+}
+
+/// A bias as the projection adds it, or a trained one as the checkpoint holds it.
+enum Bias {
+    Own(Tensor),
+    Trained(Tensor, Cut),
 }
 
 enum Weight {
@@ -22,6 +31,10 @@ enum Weight {
     Wide(Tensor),
     Panels(Panels),
     Halves(bf16::Panels),
+    /// Behind which only the input has a gradient.
+    Frozen(Arc<Box<dyn CustomOp1 + Send + Sync>>),
+    /// Has a gradient itself: the tensor as the checkpoint holds it, of which the projection is a part.
+    Trained(Tensor, Cut),
 }
 
 impl Linear {
@@ -35,14 +48,36 @@ impl Linear {
             DType::BF16 => Weight::Halves(bf16::Panels::new(weight)?),
             _ => return Self::shared(weight.clone(), bias),
         };
-        Ok(Self { weight: layout, bias: beside(weight, bias)? })
+        Ok(Self { weight: layout, bias: beside(weight, bias)?.map(Bias::Own), patch: None })
+    }
+
+    /// For training: a part of a weight and of a bias as the checkpoint holds them. What is a variable there is trained, all else frozen.
+    pub fn trainable(
+        weight: &Tensor,
+        bias: Option<Tensor>,
+        cut: Cut,
+        patch: Option<Arc<dyn Patch>>,
+    ) -> Result<Self> {
+        let layout = if weight.track_op() {
+            Weight::Trained(weight.clone(), cut)
+        } else {
+            Weight::Frozen(Arc::new(Box::new(Frozen::new(cut.of(weight)?)?)))
+        };
+        let bias = beside(weight, bias)?;
+        let bias = match bias {
+            Some(bias) if bias.track_op() && !cut.is_view() => Some(Bias::Trained(bias, cut)),
+            Some(bias) => Some(Bias::Own(cut.of_bias(&bias)?)),
+            None => None,
+        };
+        Ok(Self { weight: layout, bias, patch })
     }
 
     /// With a weight that others hold too, such as an embedding that is also the head.
     pub fn shared(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
         let bias = beside(&weight, bias)?;
         let wide = activations(&weight) != weight.dtype();
-        Ok(Self { weight: if wide { Weight::Wide(weight) } else { Weight::Plain(weight) }, bias })
+        let weight = if wide { Weight::Wide(weight) } else { Weight::Plain(weight) };
+        Ok(Self { weight, bias: bias.map(Bias::Own), patch: None })
     }
 
     /// Whether it rounds its factors to bf16 and gives f32.
@@ -52,6 +87,14 @@ impl Linear {
 
     /// `[batch, seq, in]` to `[batch, seq, out]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let Some(patch) = &self.patch else { return self.product(x) };
+        patch.apply(x, self.product(&patch.enter(x)?)?)
+    }
+
+    fn product(&self, x: &Tensor) -> Result<Tensor> {
+        if let Weight::Frozen(frozen) = &self.weight {
+            return self.biased(x.contiguous()?.apply_op1_arc(frozen.clone())?);
+        }
         let (batch, seq, width) = x.dims3()?;
         // One matrix product over all tokens: candle would otherwise multiply window by window.
         let x = x.reshape((batch * seq, width))?.contiguous()?;
@@ -60,12 +103,19 @@ impl Linear {
             Weight::Wide(weight) => bf16::widened(&x, weight)?,
             Weight::Panels(panels) => x.apply_op1_no_bwd(panels)?,
             Weight::Halves(panels) => x.apply_op1_no_bwd(panels)?,
+            // Cut out anew at every use, since what is a copy would not see the variable change.
+            Weight::Trained(weight, cut) => x.matmul(&cut.of(weight)?.to_dtype(x.dtype())?.t()?)?,
+            Weight::Frozen(_) => unreachable!("multiplied above"),
         };
-        let y = match &self.bias {
-            Some(bias) => y.broadcast_add(bias)?,
-            None => y,
-        };
-        y.reshape((batch, seq, ()))
+        self.biased(y)?.reshape((batch, seq, ()))
+    }
+
+    fn biased(&self, y: Tensor) -> Result<Tensor> {
+        match &self.bias {
+            None => Ok(y),
+            Some(Bias::Own(bias)) => y.broadcast_add(&bias.to_dtype(y.dtype())?),
+            Some(Bias::Trained(bias, cut)) => y.broadcast_add(&cut.of_bias(bias)?.to_dtype(y.dtype())?),
+        }
     }
 }
 

@@ -20,12 +20,25 @@ impl Matrix {
 }
 
 /// `out [m, n] = a [m, k] · b [k, n]`, on this thread. `out` is only written.
+pub fn multiply(sizes: [usize; 3], out: (&mut [MaybeUninit<f32>], Matrix), a: (&[f32], Matrix), b: (&[f32], Matrix)) {
+    product(sizes, out, a, b, false);
+}
+
+/// `out [m, n] += a [m, k] · b [k, n]`, on this thread.
+pub fn multiply_add(sizes: [usize; 3], (out, o): (&mut [f32], Matrix), a: (&[f32], Matrix), b: (&[f32], Matrix)) {
+    // SAFETY: a product writes numbers.
+    #[allow(unsafe_code)]
+    product(sizes, (unsafe { overwritten(out) }, o), a, b, true);
+}
+
+/// With `add`, `out` is read and so must hold numbers.
 #[allow(unsafe_code, clippy::cast_possible_wrap, clippy::many_single_char_names)]
-pub fn multiply(
+fn product(
     [m, n, k]: [usize; 3],
     (out, o): (&mut [MaybeUninit<f32>], Matrix),
     (a, l): (&[f32], Matrix),
     (b, r): (&[f32], Matrix),
+    add: bool,
 ) {
     assert!(o.end(m, n) < out.len() && l.end(m, k) < a.len() && r.end(k, n) < b.len(), "a matrix leaves its slice");
     // SAFETY: the assertion above bounds every element that is read or written, and `out` is borrowed mutably.
@@ -37,14 +50,15 @@ pub fn multiply(
             out.as_mut_ptr().cast::<f32>().add(o.offset),
             o.columns as isize,
             o.rows as isize,
-            false,
+            add,
             a.as_ptr().add(l.offset),
             l.columns as isize,
             l.rows as isize,
             b.as_ptr().add(r.offset),
             r.columns as isize,
             r.rows as isize,
-            0.0f32,
+            // The factor of what is there, which is not read unless `add`.
+            if add { 1.0f32 } else { 0.0 },
             1.0f32,
             false,
             false,

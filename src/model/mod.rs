@@ -23,12 +23,16 @@ pub mod loss;
 mod matrix;
 mod norm;
 mod observer;
+pub mod patch;
 mod positions;
 mod residual;
 mod rope;
 mod simd;
 pub mod spec;
+mod training;
 mod weights;
+
+use std::sync::Arc;
 
 use candle_core::{DType, Device, IndexOp, Result, Tensor};
 
@@ -37,8 +41,10 @@ pub use self::{
     cache::Cache,
     family::Architecture,
     observer::{Observer, Tally, Unobserved},
+    patch::{Patch, Projection, Site},
     rope::{RopeScaling, RopeSpec},
     spec::DecoderSpec,
+    training::{Activations, UNSCORED},
 };
 use self::{embedding::Embedding, head::Head, layer::Layer, norm::Norm, positions::Positions, weights::Weights};
 use crate::checkpoint::{Checkpoint, CheckpointError};
@@ -52,6 +58,9 @@ pub enum Path {
     Portable,
     /// Operators with gradients: the fused ones drop them without a word.
     Differentiable,
+    /// The same for training: what is no variable is frozen and has no gradient, which saves half of the backward pass. On the CPU,
+    /// kernels of our own.
+    Training,
 }
 
 /// A decoder language model, ready to run.
@@ -99,20 +108,44 @@ impl Decoder {
     /// # Errors
     /// When `weight` has no such tensor or it is of another shape.
     pub fn build(architecture: &Architecture, path: Path, weight: impl FnMut(&str) -> Result<Tensor>) -> Result<Self> {
-        let mut weights = Weights::new(architecture, path, weight);
+        Self::from_weights(Weights::new(architecture, path, weight))
+    }
+
+    /// Builds a decoder for training: `weight` gives variables where the checkpoint's own tensors are trained, `patch` puts trained
+    /// weights beside projections, of which it is given the site and the weight `[out, in]`.
+    ///
+    /// # Errors
+    /// As [`Decoder::build`].
+    pub fn trained(
+        architecture: &Architecture,
+        weight: impl FnMut(&str) -> Result<Tensor>,
+        patch: impl FnMut(Site, &Tensor) -> Result<Option<Arc<dyn Patch>>>,
+    ) -> Result<Self> {
+        Self::from_weights(Weights::new(architecture, Path::Training, weight).patched(patch))
+    }
+
+    fn from_weights(mut weights: Weights) -> Result<Self> {
+        let spec = weights.spec().clone();
         let embedding = Embedding::build(&mut weights)?;
         let path = weights.settle(embedding.device());
-        let layers = (0..architecture.spec.ffn.layers).map(|layer| Layer::build(&mut weights, layer));
+        let layers = (0..spec.ffn.layers).map(|layer| Layer::build(&mut weights, layer));
         let layers = layers.collect::<Result<Vec<_>>>()?;
-        let norm = weights.norm(&architecture.names.outer(architecture.names.norm), architecture.spec.norm)?;
+        let stem = weights.names().outer(weights.names().norm);
+        let norm = weights.norm(&stem, spec.norm)?;
         let head = Head::build(&mut weights, &embedding)?;
-        Ok(Self { embedding, layers, norm, head, path, spec: architecture.spec.clone() })
+        Ok(Self { embedding, layers, norm, head, path, spec })
     }
 
     /// The architecture.
     #[must_use]
     pub fn spec(&self) -> &DecoderSpec {
         &self.spec
+    }
+
+    /// Whether its frozen weights are in bf16.
+    #[must_use]
+    pub fn rounds(&self) -> bool {
+        self.embedding.table().dtype() == DType::BF16
     }
 
     /// Where it runs.

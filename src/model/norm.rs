@@ -1,11 +1,14 @@
 //! Normalisations, fused for inference and by differentiable operators.
 
-use candle_core::{Result, Tensor};
+use std::sync::Arc;
+
+use candle_core::{CustomOp1, Result, Tensor};
 
 use super::{
     Path,
     linear::{activations, beside},
     spec::{NormKind, NormSpec},
+    training::{FrozenNorm, has_kernels},
 };
 
 /// A normalisation over the last dimension.
@@ -15,6 +18,8 @@ pub struct Norm {
     weight: Tensor,
     bias: Option<Tensor>,
     path: Path,
+    /// While training, where it is frozen and we have a kernel.
+    frozen: Option<Arc<Box<dyn CustomOp1 + Send + Sync>>>,
 }
 
 impl Norm {
@@ -26,19 +31,29 @@ impl Norm {
             (NormKind::RmsPlusOne, Path::Inference | Path::Portable) => (weight + 1.0)?,
             _ => weight,
         };
-        Ok(Self { spec, weight, bias, path })
+        let trained = weight.track_op() || bias.as_ref().is_some_and(Tensor::track_op);
+        let frozen: Option<Arc<Box<dyn CustomOp1 + Send + Sync>>> =
+            if path == Path::Training && !trained && weight.rank() == 1 && has_kernels(&weight) {
+                Some(Arc::new(Box::new(FrozenNorm::new(spec, &weight, bias.as_ref())?)))
+            } else {
+                None
+            };
+        Ok(Self { spec, weight, bias, path, frozen })
     }
 
     #[allow(clippy::cast_possible_truncation)]
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let eps = self.spec.eps as f32;
+        if let Some(frozen) = self.frozen.as_ref().filter(|_| has_kernels(x)) {
+            return x.contiguous()?.apply_op1_arc(frozen.clone());
+        }
         if self.weight.rank() > 1 {
             let normed = self.plain(x, &self.weight.ones_like()?.get(0)?)?;
             return normed.broadcast_mul(&self.weight);
         }
         match (self.path, self.spec.kind) {
-            (Path::Differentiable, NormKind::RmsPlusOne) => self.plain(x, &(&self.weight + 1.0)?),
-            (Path::Differentiable, _) => self.plain(x, &self.weight),
+            (Path::Differentiable | Path::Training, NormKind::RmsPlusOne) => self.plain(x, &(&self.weight + 1.0)?),
+            (Path::Differentiable | Path::Training, _) => self.plain(x, &self.weight),
             (Path::Inference | Path::Portable, NormKind::Layer) => {
                 let zeros = || self.weight.zeros_like();
                 let bias = self.bias.as_ref().map_or_else(zeros, |bias| Ok(bias.clone()))?;

@@ -1,9 +1,14 @@
 //! Rotary position embeddings (Su et al. 2021, arXiv 2104.09864) and the ways to stretch them.
 
+use std::sync::{Arc, Mutex};
+
 use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::Path;
+use super::{
+    Path,
+    training::{Turn, has_kernels},
+};
 
 /// Base, extent and scaling of the rotary frequencies.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -131,6 +136,7 @@ pub struct Rotary {
     sin: Tensor,
     dim: usize,
     interleaved: bool,
+    kernel: Mutex<Option<Turn>>,
 }
 
 impl Rotary {
@@ -167,12 +173,16 @@ impl Rotary {
             sin: scaled(angles.sin()?)?,
             dim: spec.dim,
             interleaved: spec.interleaved,
+            kernel: Mutex::new(None),
         })
     }
 
     /// Turns queries or keys `[batch, seq, heads, head_dim]`.
     pub fn turn(&self, x: &Tensor, path: Path) -> Result<Tensor> {
         let head_dim = x.dim(3)?;
+        if path == Path::Training && has_kernels(x) {
+            return x.contiguous()?.apply_op1(self.kernel()?);
+        }
         if self.dim == head_dim {
             return self.turn_whole(x, path);
         }
@@ -180,16 +190,26 @@ impl Rotary {
         Tensor::cat(&[turned, x.narrow(3, self.dim, head_dim - self.dim)?], 3)
     }
 
+    /// The kernel that turns and, for the gradient, turns back.
+    fn kernel(&self) -> Result<Turn> {
+        let table = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>().map(Arc::new);
+        let mut kernel = self.kernel.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if kernel.is_none() {
+            *kernel = Some(Turn::new(table(&self.cos)?, table(&self.sin)?, self.dim, self.interleaved));
+        }
+        Ok(kernel.clone().expect("it was made above"))
+    }
+
     fn turn_whole(&self, x: &Tensor, path: Path) -> Result<Tensor> {
         use candle_nn::rotary_emb::{rope_i, rope_i_slow, rope_slow, rope_thd};
-        if path != Path::Differentiable && !self.interleaved {
+        if !matches!(path, Path::Differentiable | Path::Training) && !self.interleaved {
             return rope_thd(&x.contiguous()?, &self.cos, &self.sin);
         }
         let by_head = x.transpose(1, 2)?.contiguous()?;
         let turned = match (path, self.interleaved) {
             (Path::Inference | Path::Portable, _) => rope_i(&by_head, &self.cos, &self.sin),
-            (Path::Differentiable, true) => rope_i_slow(&by_head, &self.cos, &self.sin),
-            (Path::Differentiable, false) => rope_slow(&by_head, &self.cos, &self.sin),
+            (Path::Differentiable | Path::Training, true) => rope_i_slow(&by_head, &self.cos, &self.sin),
+            (Path::Differentiable | Path::Training, false) => rope_slow(&by_head, &self.cos, &self.sin),
         };
         turned?.transpose(1, 2)
     }

@@ -151,7 +151,8 @@ fn perplexity_is_the_rolling_log_likelihood_of_lm_evaluation_harness() {
             assert_eq!(column("tokens"), numbers(&wanted["tokens"]));
             assert_eq!(column("bytes"), numbers(&wanted["bytes"]));
             for (found, wanted) in column("nll").iter().zip(numbers(&wanted["nll"])) {
-                near(*found, wanted, 1e-3, language);
+                // The harness adds in f32.
+                near(*found, wanted, 1e-3 + 1e-6 * wanted, language);
             }
             let (bits, stderr) = value(&report, "bits_per_byte");
             near(bits, wanted["bits_per_byte"].as_f64().unwrap(), 1e-5, language);
@@ -236,8 +237,8 @@ fn translations_are_those_of_greedy_generation_without_a_cache() {
         }
         assert!(written > 50, "the model wrote next to nothing");
         assert_eq!(together.units, 9);
-        let (_, stderr) = value(&together, "chrf++");
-        assert!(stderr > 0.0);
+        let (score, stderr) = value(&together, "chrf++");
+        assert_eq!(score > 0.0, stderr > 0.0, "{score} ± {stderr}");
     }
 }
 

@@ -1,7 +1,10 @@
 //! Where the tensors of a checkpoint lie: names, fused projections, transposed weights.
 
 use super::spec::{DecoderSpec, QueryKeyNorm};
-use crate::checkpoint::TensorNeed;
+use crate::{
+    checkpoint::TensorNeed,
+    model::patch::{Cut, Part, Place, Projection, Site},
+};
 
 /// An architecture as a checkpoint holds it.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,6 +75,19 @@ pub enum Fused<const PARTS: usize> {
     Stacked(&'static str),
     /// For each head one after the other: outputs `[heads, parts, head_dim]`.
     ByHead(&'static str),
+}
+
+impl<const PARTS: usize> Fused<PARTS> {
+    /// The stem of one of the projections, and which part of that tensor it is.
+    fn part(&self, part: usize, widths: [usize; PARTS], dim: usize) -> (&'static str, Part) {
+        match self {
+            Self::Apart(stems) => (stems[part], Part::Whole),
+            Self::Stacked(stem) => {
+                (stem, Part::Rows { start: widths[..part].iter().sum(), len: widths[part] })
+            }
+            Self::ByHead(stem) => (stem, Part::Heads { part, parts: PARTS, dim }),
+        }
+    }
 }
 
 impl Default for Names {
@@ -194,6 +210,28 @@ impl Architecture {
             needs.linear(&at(names.plain), width, spec.hidden, bias);
         }
         needs.linear(&at(names.down), spec.hidden, width, bias);
+    }
+
+    /// Where a projection of a layer without experts lies; none for the up projection of a FFN without gate.
+    #[must_use]
+    pub fn place(&self, site: Site) -> Option<Place> {
+        let Self { spec, names } = self;
+        let Site { layer, projection } = site;
+        let [queries, keys] = [spec.attention.heads, spec.attention.kv_heads].map(|heads| heads * spec.attention.head_dim);
+        let attention = |part| names.attention.part(part, [queries, keys, keys], spec.attention.head_dim);
+        let gated = |part| names.gated.part(part, [spec.ffn.width; 2], spec.ffn.width);
+        let (stem, part) = match projection {
+            Projection::Query => attention(0),
+            Projection::Key => attention(1),
+            Projection::Value => attention(2),
+            Projection::Output => (names.attention_output, Part::Whole),
+            Projection::Gate if spec.feed_forward.gated => gated(0),
+            Projection::Gate => (names.plain, Part::Whole),
+            Projection::Up if spec.feed_forward.gated => gated(1),
+            Projection::Up => return None,
+            Projection::Down => (names.down, Part::Whole),
+        };
+        Some(Place { stem: names.inner(layer, stem), cut: Cut { transposed: names.transposed, part } })
     }
 
     /// Tensors that checkpoints carry and nobody reads: precomputed rotary frequencies, masks, the vision part, and a copy of a

@@ -1,0 +1,320 @@
+//! A run's folder: what decides it, its metrics line by line, and a state that it continues from to the bit.
+//!
+//!     run.json                what decides the run; another command is refused here
+//!     text/                   token ids to train and to validate on
+//!     metrics.jsonl           loss, gradient norm and learning rate per step; validation; no times
+//!     speed.jsonl             tokens per second and memory, of every process that worked on the run
+//!     state.safetensors       the last values, both moments, the step and the length of metrics.jsonl
+//!     best.safetensors        the values of the best validation
+//!     delta.safetensors       what comes out
+
+use std::{
+    collections::BTreeMap,
+    fs::{File, OpenOptions},
+    io::{Read, Write},
+    path::{Path, PathBuf},
+};
+
+use safetensors::{Dtype, SafeTensors};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{AdaptError, optimiser::Moments, trainable::Parameter};
+use crate::{
+    output::{self, OutputError},
+    profile::canonical,
+};
+
+/// What decides a run, and a run's id.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunHead {
+    /// Version of the format.
+    pub version: u32,
+    /// The first 16 hexadecimal digits of the SHA-256 of the parameters.
+    pub run: String,
+    /// Everything that decides what comes out.
+    pub parameters: Value,
+}
+
+impl RunHead {
+    /// Of parameters.
+    #[must_use]
+    pub fn new(parameters: Value) -> Self {
+        let run = output::sha256(canonical(&parameters).as_bytes())[..16].to_owned();
+        Self { version: 1, run, parameters }
+    }
+}
+
+/// A line of metrics.jsonl.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Metric {
+    /// A step.
+    Step {
+        /// From 1.
+        step: u64,
+        /// Mean negative log-likelihood of its tokens, nats per token.
+        loss: f64,
+        /// Norm of the gradient before clipping.
+        gradient_norm: f64,
+        /// Learning rate.
+        rate: f64,
+    },
+    /// A validation.
+    Validation {
+        /// Steps done before it.
+        step: u64,
+        /// Mean negative log-likelihood of the held-out tokens, nats per token.
+        validation: f64,
+        /// How many were scored.
+        tokens: u64,
+    },
+}
+
+/// How far a run is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Steps done.
+    pub step: u64,
+    /// The best validation so far: its step and its loss.
+    pub best: Option<(u64, f64)>,
+    /// The validation before training.
+    pub before: Option<f64>,
+    /// The last validation.
+    pub last: Option<f64>,
+    /// Validations since the best.
+    pub waited: u32,
+    /// Whether the run has ended, by its steps or early.
+    pub done: bool,
+    /// Bytes of metrics.jsonl that belong to the steps done.
+    pub metrics: u64,
+}
+
+/// A run folder.
+pub struct RunFolder {
+    path: PathBuf,
+    /// What decides the run.
+    pub head: RunHead,
+}
+
+const HEAD: &str = "run.json";
+const METRICS: &str = "metrics.jsonl";
+const STATE: &str = "state.safetensors";
+const BEST: &str = "best.safetensors";
+
+impl RunFolder {
+    /// A folder for a run: a new one, or one of the same run that is continued.
+    ///
+    /// # Errors
+    /// When it holds something else.
+    pub fn begin(path: &Path, head: RunHead) -> Result<Self, AdaptError> {
+        let file = path.join(HEAD);
+        if file.is_file() {
+            let bytes = std::fs::read(&file).map_err(|error| AdaptError::broken(&file, error))?;
+            let found: RunHead = serde_json::from_slice(&bytes).map_err(|error| AdaptError::broken(&file, error))?;
+            if found.run != head.run {
+                return Err(AdaptError::OtherRun { path: path.to_owned(), what: difference(&found.parameters, &head.parameters) });
+            }
+        } else {
+            let occupied = std::fs::read_dir(path).is_ok_and(|entries| {
+                entries.flatten().any(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
+            });
+            if occupied {
+                return Err(AdaptError::Occupied { path: path.to_owned() });
+            }
+            output::write(&file, &serde_json::to_vec_pretty(&head).expect("plain data"))?;
+        }
+        Ok(Self { path: path.to_owned(), head })
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A file of the folder.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Appends to the metrics.
+    pub(super) fn metrics(&self, progress: &Progress) -> Result<Lines, AdaptError> {
+        let path = self.file(METRICS);
+        let failed = |source| OutputError { path: path.clone(), source };
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        // What a killed process wrote behind its last state is written again by the same steps.
+        file.set_len(progress.metrics).map_err(failed)?;
+        drop(file);
+        let file = OpenOptions::new().append(true).open(&path).map_err(failed)?;
+        Ok(Lines { path, file, written: progress.metrics })
+    }
+
+    /// Appends to the record of speed, which no run depends on.
+    pub(super) fn speed(&self, line: &Value) -> Result<(), AdaptError> {
+        let path = self.file("speed.jsonl");
+        let failed = |source| OutputError { path: path.clone(), source };
+        let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(failed)?;
+        writeln!(file, "{line}").map_err(failed)?;
+        Ok(())
+    }
+
+    /// The metrics so far.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read_metrics(&self) -> Result<Vec<Metric>, AdaptError> {
+        let path = self.file(METRICS);
+        let mut text = String::new();
+        File::open(&path)
+            .and_then(|mut file| file.read_to_string(&mut text))
+            .map_err(|error| AdaptError::broken(&path, format!("cannot be read: {error}")))?;
+        text.lines().map(|line| serde_json::from_str(line).map_err(|error| AdaptError::broken(&path, error))).collect()
+    }
+
+    /// How far the run is, without its values.
+    ///
+    /// # Errors
+    /// When the state is broken.
+    pub fn progress(&self) -> Result<Progress, AdaptError> {
+        let path = self.file(STATE);
+        if !path.is_file() {
+            return Ok(Progress::default());
+        }
+        let bytes = std::fs::read(&path).map_err(|error| AdaptError::broken(&path, error))?;
+        progress(&path, &bytes)
+    }
+
+    /// Values, moments and progress of the state; none where the run has not got so far.
+    pub(super) fn state(&self, parameters: &[Parameter]) -> Result<Option<(Vec<Vec<f32>>, Vec<Moments>, Progress)>, AdaptError> {
+        let path = self.file(STATE);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let bytes = std::fs::read(&path).map_err(|error| AdaptError::broken(&path, error))?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|error| AdaptError::broken(&path, error))?;
+        let part = |kind: &str| {
+            parameters.iter().map(|parameter| floats(&path, &file, &format!("{kind}.{}", parameter.name), parameter)).collect::<Result<Vec<_>, _>>()
+        };
+        let (values, means, squares) = (part("value")?, part("mean")?, part("square")?);
+        let moments = means.into_iter().zip(squares).map(|(mean, square)| Moments { mean, square }).collect();
+        Ok(Some((values, moments, progress(&path, &bytes)?)))
+    }
+
+    /// The values of the best validation.
+    pub(super) fn best(&self, parameters: &[Parameter]) -> Result<Vec<Vec<f32>>, AdaptError> {
+        let path = self.file(BEST);
+        let bytes = std::fs::read(&path).map_err(|error| AdaptError::broken(&path, error))?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|error| AdaptError::broken(&path, error))?;
+        parameters.iter().map(|parameter| floats(&path, &file, &format!("value.{}", parameter.name), parameter)).collect()
+    }
+
+    pub(super) fn write_state(
+        &self,
+        parameters: &[Parameter],
+        values: &[Vec<f32>],
+        moments: &[Moments],
+        progress: &Progress,
+    ) -> Result<(), AdaptError> {
+        let mut tensors = Vec::new();
+        for ((parameter, values), moments) in parameters.iter().zip(values).zip(moments) {
+            let shape = parameter.var.dims();
+            let named = [("value", values), ("mean", &moments.mean), ("square", &moments.square)];
+            tensors.extend(named.map(|(kind, values)| (format!("{kind}.{}", parameter.name), shape, values.as_slice())));
+        }
+        write_floats(&self.file(STATE), &json!({ "progress": serde_json::to_string(progress).expect("plain data") }), tensors)
+    }
+
+    pub(super) fn write_best(&self, parameters: &[Parameter], values: &[Vec<f32>]) -> Result<(), AdaptError> {
+        let tensors = parameters.iter().zip(values);
+        let tensors = tensors.map(|(parameter, values)| {
+            (format!("value.{}", parameter.name), parameter.var.dims(), values.as_slice())
+        });
+        write_floats(&self.file(BEST), &json!({}), tensors.collect())
+    }
+}
+
+fn progress(path: &Path, bytes: &[u8]) -> Result<Progress, AdaptError> {
+    let broken = |problem: String| AdaptError::broken(path, problem);
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| broken(error.to_string()))?;
+    let said = header.metadata().clone().unwrap_or_default();
+    let text = said.get("progress").ok_or_else(|| broken("does not say how far the run is".to_owned()))?;
+    serde_json::from_str(text).map_err(|error| broken(error.to_string()))
+}
+
+fn floats(path: &Path, file: &SafeTensors, name: &str, like: &Parameter) -> Result<Vec<f32>, AdaptError> {
+    let view = file.tensor(name).map_err(|error| AdaptError::broken(path, error))?;
+    if view.dtype() != Dtype::F32 || view.shape() != like.var.dims() {
+        let problem = format!("tensor `{name}` is {:?} {:?}, but {:?} is wanted", view.dtype(), view.shape(), like.var.dims());
+        return Err(AdaptError::broken(path, problem));
+    }
+    Ok(view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+}
+
+/// Writes a safetensors file of f32 tensors, value by value: held in memory once, and the same bytes for the same values, which the
+/// library's metadata in chance order would not be.
+fn write_floats(path: &Path, metadata: &Value, tensors: Vec<(String, &[usize], &[f32])>) -> Result<(), AdaptError> {
+    let mut header = serde_json::Map::new();
+    header.insert("__metadata__".to_owned(), metadata.clone());
+    let mut end = 0;
+    for (name, shape, values) in &tensors {
+        let start = end;
+        end += 4 * values.len();
+        header.insert(name.clone(), json!({ "dtype": "F32", "shape": shape, "data_offsets": [start, end] }));
+    }
+    let failed = |source| OutputError { path: path.to_owned(), source };
+    let mut draft = output::Draft::new(path)?;
+    draft.write_all(&head(&header)).map_err(failed)?;
+    for value in tensors.iter().flat_map(|(_, _, values)| values.iter()) {
+        draft.write_all(&value.to_le_bytes()).map_err(failed)?;
+    }
+    draft.keep()?;
+    Ok(())
+}
+
+/// The first bytes of a safetensors file.
+pub(super) fn head(header: &serde_json::Map<String, Value>) -> Vec<u8> {
+    let mut json = serde_json::to_vec(header).expect("plain data");
+    json.resize(json.len().next_multiple_of(8), b' ');
+    [&(json.len() as u64).to_le_bytes(), json.as_slice()].concat()
+}
+
+/// The first setting that two runs differ in.
+fn difference(a: &Value, b: &Value) -> String {
+    let (Value::Object(a), Value::Object(b)) = (a, b) else { return "everything".to_owned() };
+    let names: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+    let told: BTreeMap<&String, String> = names
+        .into_iter()
+        .filter(|name| a.get(*name) != b.get(*name))
+        .map(|name| {
+            let show = |value: Option<&Value>| value.map_or_else(|| "nothing".to_owned(), ToString::to_string);
+            (name, format!("{name}: {} there, {} now", show(a.get(name)), show(b.get(name))))
+        })
+        .collect();
+    told.into_values().next().unwrap_or_else(|| "nothing that it says".to_owned())
+}
+
+/// metrics.jsonl, open at its end.
+pub(super) struct Lines {
+    path: PathBuf,
+    file: File,
+    written: u64,
+}
+
+impl Lines {
+    pub fn put(&mut self, metric: &Metric) -> Result<(), AdaptError> {
+        let line = serde_json::to_string(metric).expect("plain data") + "\n";
+        let failed = |source| OutputError { path: self.path.clone(), source };
+        self.file.write_all(line.as_bytes()).map_err(failed)?;
+        self.written += line.len() as u64;
+        Ok(())
+    }
+
+    /// Waits until the lines are on the disk, and says how many bytes there are.
+    pub fn settle(&self) -> Result<u64, AdaptError> {
+        let failed = |source| OutputError { path: self.path.clone(), source };
+        self.file.sync_all().map_err(failed)?;
+        Ok(self.written)
+    }
+}

@@ -1,0 +1,299 @@
+//! The loop: gradients, clipping, AdamW; validation, the best and the last; a state that a killed run continues from.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{
+    AdaptError,
+    optimiser::{AdamW, DecayTo, Moments, Schedule, clip},
+    run::{Lines, Metric, Progress, RunFolder},
+    text::{Text, targets},
+    trainable::{Trainable, values},
+};
+use crate::model::{Activations, device::peak_memory};
+
+/// How a run trains.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// The optimiser.
+    pub optimiser: AdamW,
+    /// Largest norm of the gradient over all trained values.
+    pub clip: f64,
+    /// How the learning rate goes.
+    pub schedule: Schedule,
+    /// Steps in which it rises first.
+    pub warmup: u64,
+    /// Windows that go through the model together.
+    pub batch: usize,
+    /// Batches whose gradients are averaged for one step.
+    pub accumulate: usize,
+    /// Steps in all.
+    pub steps: u64,
+    /// Steps between validations.
+    pub validate_every: u64,
+    /// Validations without a better one after which the run ends; none where it goes on.
+    pub patience: Option<u32>,
+    /// Seed of the order of the text and of whatever is dropped.
+    pub seed: u64,
+}
+
+/// A run.
+pub struct Trainer<'a> {
+    /// What trains.
+    pub trainable: &'a Trainable,
+    /// On which text.
+    pub text: &'a Text,
+    /// How.
+    pub settings: Settings,
+    /// What is kept for the backward pass; it changes no result.
+    pub activations: Activations,
+    /// Steps between states on the disk; it changes no result.
+    pub save_every: u64,
+    /// Set by a signal: the run saves its state and ends behind the step at hand.
+    pub stop: &'a AtomicBool,
+}
+
+/// What a run tells while it goes.
+#[derive(Clone, Copy, Debug)]
+pub enum Event {
+    /// It continues behind this step.
+    Resumed(u64),
+    /// A step is done.
+    Step {
+        /// Which.
+        step: u64,
+        /// Its loss.
+        loss: f64,
+        /// Tokens of it.
+        tokens: u64,
+    },
+    /// A validation is done.
+    Validated {
+        /// Behind which step.
+        step: u64,
+        /// Its loss.
+        loss: f64,
+        /// Whether it is the best so far.
+        best: bool,
+    },
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// All steps are done, or the patience is at its end.
+    Done,
+    /// The stop was set; the state is on the disk.
+    Stopped,
+}
+
+/// What came out of a run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Outcome {
+    /// Steps done.
+    pub step: u64,
+    /// Held-out loss before training, nats per token.
+    pub before: f64,
+    /// The best held-out loss and its step.
+    pub best: f64,
+    /// Behind which step.
+    pub best_step: u64,
+    /// The last held-out loss.
+    pub last: f64,
+}
+
+impl Trainer<'_> {
+    /// Trains from where the folder's state ends.
+    ///
+    /// # Errors
+    /// When the loss is no number, the device has no room, or the folder cannot be written to.
+    pub fn run(&self, folder: &RunFolder, mut tell: impl FnMut(Event)) -> Result<Finish, AdaptError> {
+        let trainable = self.trainable;
+        let values = trainable.values()?;
+        let base = if self.settings.optimiser.decay_to == DecayTo::Base { values.clone() } else { Vec::new() };
+        let mut state = State { moments: fresh(&values), values, progress: Progress::default() };
+        if let Some((values, moments, progress)) = folder.state(&trainable.parameters)? {
+            trainable.set(&values)?;
+            state = State { values, moments, progress };
+            tell(Event::Resumed(state.progress.step));
+        }
+        let mut lines = folder.metrics(&state.progress)?;
+        if state.progress.before.is_none() {
+            self.validate(&mut state, folder, &mut lines, &mut tell)?;
+        }
+        let (begun, first) = (Instant::now(), state.progress.step);
+        while !state.progress.done {
+            if self.stop.load(Ordering::Relaxed) {
+                self.save(&mut state, folder, &lines)?;
+                self.record(folder, begun, state.progress.step - first)?;
+                return Ok(Finish::Stopped);
+            }
+            self.step(&mut state, &base, &mut lines, &mut tell)?;
+            let step = state.progress.step;
+            let last = step == self.settings.steps;
+            if last || step.is_multiple_of(self.settings.validate_every) {
+                self.validate(&mut state, folder, &mut lines, &mut tell)?;
+            }
+            let out_of_patience = self.settings.patience.is_some_and(|patience| state.progress.waited >= patience);
+            state.progress.done = last || out_of_patience;
+            if state.progress.done || step.is_multiple_of(self.save_every) {
+                self.save(&mut state, folder, &lines)?;
+            }
+        }
+        self.record(folder, begun, state.progress.step - first)?;
+        Ok(Finish::Done)
+    }
+
+    /// Puts the values of the best validation into the model.
+    ///
+    /// # Errors
+    /// When the run has none.
+    pub fn take_best(&self, folder: &RunFolder) -> Result<Outcome, AdaptError> {
+        let progress = folder.progress()?;
+        let values = folder.best(&self.trainable.parameters)?;
+        self.trainable.set(&values)?;
+        let (best_step, best) = progress.best.unwrap_or_default();
+        Ok(Outcome {
+            step: progress.step,
+            before: progress.before.unwrap_or_default(),
+            best,
+            best_step,
+            last: progress.last.unwrap_or_default(),
+        })
+    }
+
+    fn step(
+        &self,
+        state: &mut State,
+        base: &[Vec<f32>],
+        lines: &mut Lines,
+        tell: &mut impl FnMut(Event),
+    ) -> Result<(), AdaptError> {
+        let Settings { optimiser, batch, accumulate, seed, .. } = self.settings;
+        let step = state.progress.step + 1;
+        let vars = self.trainable.vars();
+        let mut gradients: Vec<Vec<f32>> = Vec::new();
+        let mut loss = 0.0;
+        for part in 0..accumulate as u64 {
+            let pass = (step - 1) * accumulate as u64 + part;
+            let ids = self.text.draw(seed, pass * batch as u64, batch)?;
+            let targets = targets(&ids, self.text.context());
+            let ids = Tensor::from_vec(ids, (batch, self.text.context()), self.trainable.decoder.device())?;
+            self.trainable.seed(Some(mixed(seed, pass)));
+            let (part_loss, found) = self.trainable.decoder.gradients(&ids, &targets, &vars, self.activations)?;
+            loss += part_loss / accumulate as f64;
+            let share = 1.0 / accumulate as f32;
+            for (i, (found, var)) in found.into_iter().zip(&vars).enumerate() {
+                let mut found = match found {
+                    Some(found) => values(&found)?,
+                    None => vec![0.0; var.elem_count()],
+                };
+                if accumulate > 1 {
+                    found.iter_mut().for_each(|g| *g *= share);
+                }
+                match gradients.get_mut(i) {
+                    Some(sum) => sum.iter_mut().zip(&found).for_each(|(sum, g)| *sum += g),
+                    None => gradients.push(found),
+                }
+            }
+        }
+        let norm = clip(&mut gradients, self.settings.clip);
+        if !loss.is_finite() || !norm.is_finite() {
+            let bf16 = self.trainable.decoder.rounds();
+            return Err(AdaptError::Diverged { step, loss, bf16 });
+        }
+        let rate = optimiser.rate * self.settings.schedule.factor(step, self.settings.warmup, self.settings.steps);
+        for (i, gradient) in gradients.iter().enumerate() {
+            let base = if optimiser.decay_to == DecayTo::Base { base[i].as_slice() } else { &[] };
+            optimiser.step(step, rate, &mut state.values[i], &mut state.moments[i], gradient, base);
+        }
+        self.trainable.set(&state.values)?;
+        state.progress.step = step;
+        lines.put(&Metric::Step { step, loss, gradient_norm: norm, rate })?;
+        tell(Event::Step { step, loss, tokens: self.tokens_per_step() });
+        Ok(())
+    }
+
+    fn tokens_per_step(&self) -> u64 {
+        (self.settings.batch * self.settings.accumulate * self.text.context()) as u64
+    }
+
+    fn validate(
+        &self,
+        state: &mut State,
+        folder: &RunFolder,
+        lines: &mut Lines,
+        tell: &mut impl FnMut(Event),
+    ) -> Result<(), AdaptError> {
+        self.trainable.seed(None);
+        let (mut sum, mut tokens) = (0.0, 0);
+        for (ids, targets) in self.text.held_out() {
+            let ids = Tensor::from_vec(ids, (1, self.text.context()), self.trainable.decoder.device())?;
+            let (nll, scored) = self.trainable.decoder.scored_nll(&ids, &targets)?;
+            sum += nll;
+            tokens += scored as u64;
+        }
+        let (step, loss) = (state.progress.step, sum / tokens as f64);
+        let progress = &mut state.progress;
+        // Before training nothing is chosen yet.
+        let best = step > 0 && progress.best.is_none_or(|(_, best)| loss < best);
+        if step == 0 {
+            progress.before = Some(loss);
+        } else if best {
+            progress.best = Some((step, loss));
+            progress.waited = 0;
+            folder.write_best(&self.trainable.parameters, &state.values)?;
+        } else {
+            progress.waited += 1;
+        }
+        progress.last = Some(loss);
+        lines.put(&Metric::Validation { step, validation: loss, tokens })?;
+        tell(Event::Validated { step, loss, best });
+        Ok(())
+    }
+
+    fn save(&self, state: &mut State, folder: &RunFolder, lines: &Lines) -> Result<(), AdaptError> {
+        state.progress.metrics = lines.settle()?;
+        folder.write_state(&self.trainable.parameters, &state.values, &state.moments, &state.progress)
+    }
+
+    fn record(&self, folder: &RunFolder, begun: Instant, steps: u64) -> Result<(), AdaptError> {
+        if steps == 0 {
+            return Ok(());
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        let tokens = steps * self.tokens_per_step();
+        folder.speed(&json!({
+            "steps": steps,
+            "tokens": tokens,
+            "seconds": seconds,
+            "tokens_per_second": tokens as f64 / seconds,
+            "peak_memory": peak_memory(),
+        }))
+    }
+}
+
+/// Everything that the next step depends on.
+struct State {
+    values: Vec<Vec<f32>>,
+    moments: Vec<Moments>,
+    progress: Progress,
+}
+
+fn fresh(values: &[Vec<f32>]) -> Vec<Moments> {
+    values.iter().map(|values| Moments::new(values.len())).collect()
+}
+
+/// A seed for one pass: the finaliser of SplitMix64, so that neighbours have nothing in common.
+fn mixed(seed: u64, pass: u64) -> u64 {
+    let mut x = seed ^ pass.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
