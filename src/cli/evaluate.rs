@@ -5,6 +5,7 @@ use std::{
     time::Instant,
 };
 
+use anyhow::Context;
 use candle_core::{DType, Device};
 use clap::Args;
 use serde_json::{Value, json};
@@ -16,6 +17,8 @@ use super::{
     usage,
 };
 use crate::{
+    adapt::Delta,
+    atlas::{self, AdaptationRow, Atlas},
     checkpoint::Checkpoint,
     corpus::{CorpusOptions, CorpusSpec, DocumentUnit, RecordsSpec, Split},
     evaluate::{
@@ -24,10 +27,10 @@ use crate::{
     },
     language::{LanguageCode, Registry},
     model::{
-        self, Decoder,
+        self, Architecture, Decoder,
         device::{self, DeviceChoice, Opened, Precision},
     },
-    output::thousands,
+    output::{self, thousands},
 };
 
 /// Measure what a model can do in each language, with standard errors, and what changed since another evaluation.
@@ -55,9 +58,28 @@ pub struct EvaluateArgs {
     /// An earlier evaluation: differences to it are paired document by document and item by item.
     #[arg(long, value_name = "FILE.json|DIR", conflicts_with = "base")]
     compare: Option<PathBuf>,
-    /// The model before it was adapted: it is evaluated first, in the same way, and differences to it are shown.
-    #[arg(long, value_name = "DIR|FILE.gguf|OWNER/NAME")]
-    base: Option<PathBuf>,
+    /// What an adaptation changed: delta.safetensors, or the folder of the run that made it. The model is then its base.
+    #[arg(long, value_name = "DELTA")]
+    delta: Option<PathBuf>,
+    /// Evaluate the model before it was adapted as well, and show differences to it. It is named unless --delta is given, whose base is
+    /// --model.
+    #[arg(long, value_name = "DIR|FILE.gguf|OWNER/NAME", num_args = 0..=1, default_missing_value = "")]
+    base: Option<String>,
+    /// The base's name in the results, as --model-id.
+    #[arg(long, value_name = "ID", requires = "base")]
+    base_id: Option<String>,
+    /// Write the differences into this atlas, which holds the base model: they are published and drawn with it.
+    #[arg(long, value_name = "ATLAS")]
+    into: Option<PathBuf>,
+    /// The language that the model was adapted to, where no --delta says it.
+    #[arg(long, value_name = "LANGUAGE", requires = "into", conflicts_with = "delta")]
+    target: Option<String>,
+    /// How it was adapted, where no --delta says it: full, lora and so on.
+    #[arg(long, value_name = "METHOD", requires = "into", conflicts_with = "delta")]
+    method: Option<String>,
+    /// How many parameters that touched, where no --delta says it.
+    #[arg(long, value_name = "N", requires = "into", conflicts_with = "delta")]
+    parameters: Option<u64>,
     #[command(flatten)]
     settings: EvaluateSettings,
 }
@@ -124,34 +146,82 @@ impl EvaluateArgs {
             talk.say(format!("interrupted; the same command continues in {}", self.out.display()));
             Ok(Outcome::Interrupted)
         };
-        let before = self.compare.as_deref().map(Evaluation::read).transpose()?;
+        if self.base.as_deref() == Some("") && self.delta.is_none() {
+            return Err(usage(anyhow::anyhow!("--base names no model; name one, or give --delta, whose base is --model")));
+        }
+        if self.into.is_some() && self.base.is_none() && self.compare.is_none() {
+            return Err(usage(anyhow::anyhow!("--into takes differences; give --base or --compare")));
+        }
+        let mut before = self.compare.as_deref().map(Evaluation::read).transpose()?;
         let tasks = self.open()?;
         let Some(model) = self.settings.hub.locate(&self.model, talk)? else { return interrupted() };
-        let base = match &self.base {
+        let plan = |located: &Located, delta: Option<&Path>, name: &Option<String>| {
+            Plan::new(located, delta, tasks.as_slice(), &self.settings, name.clone())
+        };
+        let adapted = plan(&model, self.delta.as_deref(), &self.settings.model_id)?;
+        let base = match self.base.as_deref() {
             None => None,
-            Some(base) => match self.settings.hub.locate(base, talk)? {
+            Some("") => Some(plan(&model, None, self.base_id.as_ref().map_or(&self.settings.model_id, |_| &self.base_id))?),
+            Some(base) => match self.settings.hub.locate(Path::new(base), talk)? {
                 None => return interrupted(),
-                base => base,
+                Some(base) => Some(plan(&base, None, &self.base_id)?),
             },
         };
-        let plan = Plan::new(&model, tasks.as_slice(), &self.settings, self.settings.model_id.clone())?;
-        let before = match base {
-            None => before,
-            Some(base) => {
-                let plan = Plan::new(&base, tasks.as_slice(), &self.settings, None)?;
-                let Some(evaluation) = plan.run(&beside(&self.out), talk)? else { return interrupted() };
-                Some(evaluation)
-            }
+        let earlier = base.as_ref().map(|base| &base.parameters).or(before.as_ref().map(|before| &before.parameters));
+        let adaptation = match (&self.into, earlier) {
+            (Some(atlas), Some(base)) => Some(self.adaptation(atlas, base, adapted.delta.as_ref())?),
+            _ => None,
         };
-        let Some(after) = plan.run(&self.out, talk)? else { return interrupted() };
+        if let Some(base) = base {
+            let Some(evaluation) = base.run(&beside(&self.out), talk)? else { return interrupted() };
+            before = Some(evaluation);
+        }
+        let Some(after) = adapted.run(&self.out, talk)? else { return interrupted() };
         let differences = before.map(|before| evaluate::compare(&before, &after)).transpose()?;
+        let table_of = match (&self.into, adaptation, &differences) {
+            (Some(atlas), Some(adaptation), Some(differences)) => {
+                let rows = differences.iter().map(|difference| adaptation.row(difference, &after.run)).collect();
+                let path = atlas::add_adaptation(atlas, rows)?;
+                talk.say(format!("{path} is in {}; `neuroglot site` draws it", atlas.display()));
+                Some(path)
+            }
+            _ => None,
+        };
         let reports: Vec<Value> = after.reports.iter().map(short).collect();
-        let result = json!({ "run": after.run, "out": self.out, "reports": reports, "differences": differences });
+        let result = json!({
+            "run": after.run, "out": self.out, "reports": reports, "differences": differences, "table": table_of,
+        });
         talk.result(&result, || match &differences {
             None => table(&after.reports),
             Some(differences) => changes(differences),
         })?;
         Ok(Outcome::Done)
+    }
+
+    /// What the rows of an atlas say of an adaptation beside its differences. That the atlas holds the base is asked before anything
+    /// is run.
+    fn adaptation(&self, place: &Path, base: &Parameters, delta: Option<&Delta>) -> anyhow::Result<Adaptation> {
+        let atlas = Atlas::open(place)?;
+        let model = atlas.model(Some(&base.model))?;
+        let weights = serde_json::to_string(&base.hashes.weights).expect("plain data");
+        if model.weights_sha256.as_ref().is_some_and(|held| *held != weights) {
+            return Err(anyhow::anyhow!(
+                "{}: its {} has other weights than the one that was evaluated; name this one otherwise with --base-id",
+                place.display(),
+                base.model
+            ));
+        }
+        let model = base.model.clone();
+        if let Some(delta) = delta {
+            let head = &delta.head;
+            let (run, parameters) = (Some(head.run.clone()), Some(head.trained));
+            return Ok(Adaptation { model, run, method: head.method.clone(), target: head.language, parameters });
+        }
+        let (Some(target), Some(method)) = (&self.target, &self.method) else {
+            return Err(usage(anyhow::anyhow!("--into needs --target and --method, unless --delta says them")));
+        };
+        let target = Registry::builtin().resolve(target).map_err(usage)?.code;
+        Ok(Adaptation { model, run: None, method: method.clone(), target, parameters: self.parameters })
     }
 
     /// The tasks with the languages of each.
@@ -209,6 +279,36 @@ fn beside(out: &Path) -> PathBuf {
     out.with_file_name(format!("{}.base.json", name.strip_suffix(".json").unwrap_or(&name)))
 }
 
+/// What is known of an adaptation.
+struct Adaptation {
+    model: String,
+    run: Option<String>,
+    method: String,
+    target: LanguageCode,
+    parameters: Option<u64>,
+}
+
+impl Adaptation {
+    fn row(&self, difference: &Difference, evaluation: &str) -> AdaptationRow {
+        AdaptationRow {
+            model: self.model.clone(),
+            run: self.run.clone().unwrap_or_else(|| evaluation.to_owned()),
+            method: self.method.clone(),
+            target: self.target,
+            parameters: self.parameters,
+            task: difference.task.clone(),
+            language: difference.language,
+            metric: difference.metric.clone(),
+            better: difference.better.as_str().to_owned(),
+            units: difference.units as u64,
+            before: difference.before,
+            after: difference.after,
+            difference: difference.difference,
+            stderr: difference.stderr,
+        }
+    }
+}
+
 /// A task and the languages that it is run in.
 struct Asked {
     task: Box<dyn Task>,
@@ -220,6 +320,8 @@ struct Plan<'a> {
     tasks: &'a [Asked],
     parameters: Parameters,
     checkpoint: Checkpoint,
+    architecture: Architecture,
+    delta: Option<Delta>,
     settings: SubjectSettings,
     batch_tokens: Option<u32>,
     vocabulary: usize,
@@ -234,6 +336,7 @@ const CONTEXT: usize = 2048;
 impl<'a> Plan<'a> {
     fn new(
         model: &Located,
+        delta: Option<&Path>,
         tasks: &'a [Asked],
         settings: &EvaluateSettings,
         name: Option<String>,
@@ -241,6 +344,13 @@ impl<'a> Plan<'a> {
         let checkpoint = Checkpoint::open(&model.path)?;
         let architecture = model::family::read(&checkpoint).map_err(model::ModelError::from)?;
         checkpoint.check(&architecture.tensors(), |name| architecture.ignores(name))?;
+        let delta = delta.map(|path| {
+            let file = if path.is_dir() { path.join("delta.safetensors") } else { path.to_owned() };
+            let delta = Delta::open(&file, &checkpoint)?;
+            let sha256 = output::sha256_file(&file).with_context(|| format!("{}: cannot be read", file.display()))?;
+            Ok::<_, anyhow::Error>((delta, sha256))
+        });
+        let delta = delta.transpose()?;
         let spec = &architecture.spec;
         let context = settings.context.unwrap_or(spec.positions.min(CONTEXT));
         if !(2..=spec.positions).contains(&context) {
@@ -264,7 +374,7 @@ impl<'a> Plan<'a> {
             model: id,
             revision,
             hashes: checkpoint.hashes()?,
-            delta: None,
+            delta: delta.as_ref().map(|(_, sha256)| sha256.clone()),
             precision: precision.clone(),
             device: device::kind(&device).to_owned(),
             context,
@@ -277,6 +387,8 @@ impl<'a> Plan<'a> {
             tasks,
             parameters,
             checkpoint,
+            architecture,
+            delta: delta.map(|(delta, _)| delta),
             settings: settings_of,
             batch_tokens,
             vocabulary,
@@ -302,7 +414,11 @@ impl<'a> Plan<'a> {
             talk.say(remark);
         }
         let tokenizer = self.checkpoint.tokenizer(self.vocabulary)?;
-        let decoder = Decoder::load(&self.checkpoint, self.dtype, &self.device, model::Path::Inference)?;
+        let weight = |name: &str| match &self.delta {
+            Some(delta) => delta.tensor(&self.checkpoint, name, self.dtype, &self.device),
+            None => self.checkpoint.tensor(name, self.dtype, &self.device),
+        };
+        let decoder = Decoder::build(&self.architecture, model::Path::Inference, weight)?;
         let fitting =
             || device::batch_tokens(decoder.spec(), self.dtype, &self.device, self.settings.context.min(2048));
         let mut settings = self.settings.clone();

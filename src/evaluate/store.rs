@@ -148,9 +148,7 @@ impl Store {
             if occupied {
                 return Err(EvaluateError::Occupied { path: place.to_owned() });
             }
-            let store = Self { place: place.to_owned(), evaluation: fresh };
-            store.write_head()?;
-            return Ok(store);
+            return Ok(Self { place: place.to_owned(), evaluation: fresh });
         }
         let there = Evaluation::read(place)?;
         if there.run != fresh.run {
@@ -160,7 +158,7 @@ impl Store {
         Ok(Self { place: place.to_owned(), evaluation: there })
     }
 
-    /// Keeps a report. Reports stand in the order of the tasks, and of a task in that of the codes.
+    /// Keeps a report. Nothing is written before the first one, so that a run which failed at once leaves its place free. Reports stand in the order of the tasks, and of a task in that of the codes.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -176,10 +174,12 @@ impl Store {
         reports.sort_by_key(order);
         self.evaluation.reports = reports;
         if is_file(&self.place) {
-            self.write_head()
-        } else {
-            Ok(output::write(&self.place.join(file), text.as_bytes())?)
+            return self.write_head();
         }
+        if self.evaluation.reports.len() == 1 {
+            self.write_head()?;
+        }
+        Ok(output::write(&self.place.join(file), text.as_bytes())?)
     }
 
     fn write_head(&self) -> Result<(), EvaluateError> {
@@ -200,6 +200,12 @@ fn is_file(place: &Path) -> bool {
 
 /// The fields in which two evaluations differ, with both values.
 fn difference(there: &Parameters, wanted: &Parameters) -> String {
+    let names = |parameters: &Parameters| {
+        parameters.tasks.iter().map(|task| task.task.as_str()).collect::<Vec<_>>().join(", ")
+    };
+    if names(there) != names(wanted) {
+        return format!("tasks ({} there, {} now)", names(there), names(wanted));
+    }
     let value = |parameters: &Parameters| serde_json::to_value(parameters).expect("plain data");
     let (there, wanted) = (value(there), value(wanted));
     let mut found = Vec::new();

@@ -9,6 +9,7 @@ mod corpus;
 mod demo;
 mod device;
 mod evaluate;
+mod evaluate_atlas;
 mod evaluate_cache;
 mod experts;
 mod families;

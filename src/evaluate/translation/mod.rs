@@ -198,11 +198,10 @@ fn generate(
                 if !ends {
                     writing.ids.push(*id);
                 }
-                let text = decoded(subject, &writing.ids)?;
-                // A line break in front of the translation is its end too, as for the harness.
-                let line = text.split('\n').next().unwrap_or_default();
-                if ends || line.len() < text.len() || writing.ids.len() == new_tokens {
-                    texts[writing.number] = line.trim().to_owned();
+                if ends || writing.ids.len() == new_tokens || decoded(subject, &[*id])?.contains('\n') {
+                    // A line break in front of the translation is its end too, as for the harness.
+                    let text = decoded(subject, &writing.ids)?;
+                    texts[writing.number] = text.split('\n').next().unwrap_or_default().trim().to_owned();
                 } else {
                     going.push(row);
                 }
