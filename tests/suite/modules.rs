@@ -7,6 +7,7 @@ use std::{
 
 use neuroglot::{
     corpus::{PRESETS, SOURCES},
+    evaluate::{FORMATS, TASKS},
     identify::METHODS,
     model::family::FAMILIES,
 };
@@ -116,6 +117,7 @@ fn the_rows_of_a_table_have_different_names() {
         assert_eq!(names.len(), all);
     };
     names(SOURCES.iter().map(|source| source.name).chain(PRESETS.iter().map(|preset| preset.name)).collect());
+    names(TASKS.iter().map(|task| task.name).chain(FORMATS.iter().map(|format| format.name)).collect());
     names(FAMILIES.iter().map(|family| family.model_type).collect());
     names(METHODS.iter().map(|method| method.name).collect());
 }
