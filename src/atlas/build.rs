@@ -6,9 +6,9 @@ use std::{
 };
 
 use super::{
-    AblationRow, AdaptationRow, Atlas, AtlasError, CoverageRow, FileEntry, IdentifyParameters, IdentifyResult, LanguageRow, Manifest,
-    Mask, MaskFormat, MaskSet, MethodTables, ModelRow, NeuronRow, OverlapRow, RateResult, RunRow, StabilityRow,
-    card::Facts, import::UNKNOWN_LICENCE, model_folder, neuron_set, rows::IMPORT,
+    AblationRow, AdaptationRow, Atlas, AtlasError, CoverageRow, FileEntry, IdentifyParameters, IdentifyResult,
+    LanguageRow, Manifest, Mask, MaskFormat, MaskSet, MethodTables, ModelRow, NeuronRow, OverlapRow, RateResult,
+    RunRow, StabilityRow, card::Facts, import::UNKNOWN_LICENCE, model_folder, neuron_set, rows::IMPORT,
 };
 use crate::{
     identify::{Class, Overlap, SelectedNeuron, Selection, Stability, class},
@@ -314,17 +314,24 @@ pub fn build(place: &Path, release: &Release, identifications: &[Identification]
     write_atlas(place, release, &entries, &BTreeMap::new())
 }
 
-/// Adds what an adaptation changed to an atlas that holds its base model; a table of the same method and run is replaced. Returns the
-/// path of the table.
+/// Adds what an adaptation changed to an atlas that holds its base model; of what the atlas has of the same method and run, the same
+/// measures of the same languages are replaced. Returns the path of the table.
 ///
 /// # Errors
 /// When there is no atlas, it does not hold the model, there are no rows, or the disk is full.
-pub fn add_adaptation(place: &Path, rows: Vec<AdaptationRow>) -> Result<String, AtlasError> {
+pub fn add_adaptation(place: &Path, mut rows: Vec<AdaptationRow>) -> Result<String, AtlasError> {
     let atlas = Atlas::open(place)?;
-    let first = rows.first().ok_or_else(|| AtlasError::broken(place, "there are no results to add"))?;
+    let first = rows.first().ok_or_else(|| AtlasError::broken(place, "there are no results to add"))?.clone();
     atlas.model(Some(&first.model))?;
     let name = model_folder(&format!("{}-{}", first.method, first.run));
-    let path = format!("data/adaptation/{}/{name}.parquet", model_folder(&first.model));
+    let folder = model_folder(&first.model);
+    let path = format!("data/adaptation/{folder}/{name}.parquet");
+    let of_run = |row: &&AdaptationRow| (&row.method, &row.run) == (&first.method, &first.run);
+    let measured = |row: &AdaptationRow| (row.task.clone(), row.language, row.metric.clone());
+    let new: BTreeSet<_> = rows.iter().map(measured).collect();
+    let there = atlas.adaptation.get(&folder).into_iter().flatten().filter(of_run);
+    rows.extend(there.filter(|row| !new.contains(&measured(row))).cloned());
+    rows.sort_by(|a, b| (&a.task, a.language).cmp(&(&b.task, b.language)));
     let (licence, language_remarks) = (atlas.manifest.licence.clone(), BTreeMap::new());
     let release = Release { licence, remarks: Vec::new(), language_remarks };
     write_atlas(place, &release, &[], &BTreeMap::from([(path.clone(), rows)]))?;

@@ -25,8 +25,8 @@ pub use self::{
     manifest::{FileEntry, MANIFEST, Manifest},
     masks::{Mask, MaskFormat, MaskSet},
     rows::{
-        AblationRow, AdaptationRow, CoverageRow, IdentifyParameters, IdentifyResult, LanguageRow, ModelRow, NeuronRow, Origin,
-        OverlapRow, RateResult, RunRow, StabilityRow,
+        AblationRow, AdaptationRow, CoverageRow, IdentifyParameters, IdentifyResult, LanguageRow, ModelRow, NeuronRow,
+        Origin, OverlapRow, RateResult, RunRow, StabilityRow,
     },
     verify::{Check, verify},
 };

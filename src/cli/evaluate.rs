@@ -147,13 +147,15 @@ impl EvaluateArgs {
             Ok(Outcome::Interrupted)
         };
         if self.base.as_deref() == Some("") && self.delta.is_none() {
-            return Err(usage(anyhow::anyhow!("--base names no model; name one, or give --delta, whose base is --model")));
+            return Err(usage(anyhow::anyhow!(
+                "--base names no model; name one, or give --delta, whose base is --model"
+            )));
         }
         if self.into.is_some() && self.base.is_none() && self.compare.is_none() {
             return Err(usage(anyhow::anyhow!("--into takes differences; give --base or --compare")));
         }
         let mut before = self.compare.as_deref().map(Evaluation::read).transpose()?;
-        let tasks = self.open()?;
+        let tasks = self.open(talk)?;
         let Some(model) = self.settings.hub.locate(&self.model, talk)? else { return interrupted() };
         let plan = |located: &Located, delta: Option<&Path>, name: &Option<String>| {
             Plan::new(located, delta, tasks.as_slice(), &self.settings, name.clone())
@@ -161,7 +163,9 @@ impl EvaluateArgs {
         let adapted = plan(&model, self.delta.as_deref(), &self.settings.model_id)?;
         let base = match self.base.as_deref() {
             None => None,
-            Some("") => Some(plan(&model, None, self.base_id.as_ref().map_or(&self.settings.model_id, |_| &self.base_id))?),
+            Some("") => {
+                Some(plan(&model, None, self.base_id.as_ref().map_or(&self.settings.model_id, |_| &self.base_id))?)
+            }
             Some(base) => match self.settings.hub.locate(Path::new(base), talk)? {
                 None => return interrupted(),
                 Some(base) => Some(plan(&base, None, &self.base_id)?),
@@ -225,7 +229,7 @@ impl EvaluateArgs {
     }
 
     /// The tasks with the languages of each.
-    fn open(&self) -> anyhow::Result<Vec<Asked>> {
+    fn open(&self, talk: &Talk) -> anyhow::Result<Vec<Asked>> {
         let settings = &self.settings;
         let source = Registry::builtin().resolve(&settings.source).map_err(usage)?.code;
         let options = TaskOptions {
@@ -262,15 +266,26 @@ impl EvaluateArgs {
                 return Err(usage(anyhow::anyhow!("--task names {} twice; give each its own --out", task.name())));
             }
             let there = task.languages();
-            let languages = Registry::builtin().resolve_list(&self.languages, &there).map_err(usage)?;
-            if let Some(missing) = languages.iter().find(|language| !there.contains(language)) {
-                let list = there.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                return Err(anyhow::anyhow!("{}: there is nothing in {missing}; there is {list}", task.name()));
+            let wanted = Registry::builtin().resolve_list(&self.languages, &there).map_err(usage)?;
+            let (languages, missing): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|code| there.contains(code));
+            // With several tasks, each takes those of the languages that it has.
+            if languages.is_empty() || (self.tasks.len() == 1 && !missing.is_empty()) {
+                let (name, missing) = (task.name(), listed(&missing));
+                return Err(anyhow::anyhow!("{name}: there is nothing in {missing}; there is {}", listed(&there)));
+            }
+            if !missing.is_empty() {
+                talk.say(format!("{}: there is nothing in {}", task.name(), listed(&missing)));
             }
             asked.push(Asked { task, languages });
         }
         Ok(asked)
     }
+}
+
+/// The first few of some languages.
+fn listed(codes: &[LanguageCode]) -> String {
+    let names = codes.iter().take(8).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if codes.len() > 8 { format!("{names} and {} more", codes.len() - 8) } else { names }
 }
 
 /// Where the evaluation of the base goes.
@@ -405,7 +420,11 @@ impl<'a> Plan<'a> {
         let (kept, open): (Vec<_>, Vec<_>) =
             pairs.partition(|(asked, language)| store.evaluation.report(asked.task.name(), *language).is_some());
         if !kept.is_empty() {
-            talk.say(format!("{} of {} reports were finished before and are kept", kept.len(), kept.len() + open.len()));
+            talk.say(format!(
+                "{} of {} reports were finished before and are kept",
+                kept.len(),
+                kept.len() + open.len()
+            ));
         }
         if open.is_empty() {
             return Ok(Some(store.evaluation));
@@ -435,7 +454,8 @@ impl<'a> Plan<'a> {
                 progress.now(format!("{name} {language}, {} tokens/s", thousands((tokens as f64 / seconds) as u64)));
             };
             let report = asked.task.run(&subject, language, &mut told);
-            let Some(report) = report.map_err(|error| anyhow::Error::new(error).context(format!("{name}, {language}")))?
+            let Some(report) =
+                report.map_err(|error| anyhow::Error::new(error).context(format!("{name}, {language}")))?
             else {
                 progress.end();
                 return Ok(None);
@@ -468,9 +488,7 @@ fn shown(metric: &str) -> bool {
 }
 
 fn short(report: &Report) -> Value {
-    let score = |score: &Score| {
-        json!({ "metric": score.metric, "value": score.value, "stderr": score.stderr, "better": score.better })
-    };
+    let score = |score: &Score| json!({ "metric": score.metric, "value": score.value, "stderr": score.stderr, "better": score.better });
     json!({
         "task": report.task, "language": report.language, "unit": report.unit, "units": report.units,
         "tokens": report.tokens, "prompt": report.prompt, "remarks": report.remarks,

@@ -17,13 +17,7 @@ use arrow::{
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Map, Value};
 
-use super::{
-    CorpusError,
-    files::Lines,
-    hub::language_in,
-    identity,
-    jsonl::LANGUAGE_FIELDS,
-};
+use super::{CorpusError, files::Lines, hub::language_in, identity, jsonl::LANGUAGE_FIELDS};
 use crate::{
     hub::{Hub, HubPath, Kind, unwatched},
     language::{LanguageCode, Registry},
@@ -124,7 +118,8 @@ impl Records {
             let wanted = "CODE.jsonl, CODE.parquet or CODE.tsv, or a folder CODE with such files,";
             return Err(CorpusError::NoLanguages { path: path.clone(), wanted, ignored: names });
         }
-        let languages = files.into_iter().map(|(code, names)| (code, names.iter().map(|name| path.join(name)).collect()));
+        let languages =
+            files.into_iter().map(|(code, names)| (code, names.iter().map(|name| path.join(name)).collect()));
         Ok(Self { id, languages: languages.collect(), mixed: false })
     }
 
@@ -283,9 +278,8 @@ fn jsonl(path: &Path) -> Result<Rows, CorpusError> {
         if line.trim_ascii().is_empty() {
             return None;
         }
-        let fields = serde_json::from_slice::<Map<String, Value>>(line).map_err(|error| {
-            wrong(format!("is no JSON object: {error}").replace(" at line 1 column ", " at column "))
-        });
+        let fields = serde_json::from_slice::<Map<String, Value>>(line)
+            .map_err(|error| wrong(format!("is no JSON object: {error}").replace(" at line 1 column ", " at column ")));
         Some(fields.map(|fields| Record { path: owned.clone(), row, fields }))
     })))
 }
@@ -343,7 +337,8 @@ fn cell(column: &ArrayRef, row: usize) -> Result<Value, String> {
         return Ok(Value::Null);
     }
     let whole = |kind: &DataType| cast(&column.slice(row, 1), kind).map_err(|error| error.to_string());
-    let list = |items: ArrayRef| (0..items.len()).map(|i| cell(&items, i)).collect::<Result<Vec<_>, _>>().map(Value::from);
+    let list =
+        |items: ArrayRef| (0..items.len()).map(|i| cell(&items, i)).collect::<Result<Vec<_>, _>>().map(Value::from);
     match column.data_type() {
         DataType::Boolean => Ok(Value::from(column.as_boolean().value(row))),
         kind if kind.is_integer() => Ok(Value::from(whole(&DataType::Int64)?.as_primitive::<Int64Type>().value(0))),

@@ -118,7 +118,8 @@ fn states(
         tell(batch.iter().map(|&i| sizes[i] as u64).sum());
     }
     let unit = |layer: Vec<Option<Tensor>>| {
-        let states = Tensor::stack(&layer.into_iter().map(|state| state.expect("every row was run")).collect::<Vec<_>>(), 0)?;
+        let states =
+            Tensor::stack(&layer.into_iter().map(|state| state.expect("every row was run")).collect::<Vec<_>>(), 0)?;
         states.broadcast_div(&states.sqr()?.sum_keepdim(1)?.sqrt()?)
     };
     let tokens = sizes.iter().map(|size| *size as u64 - 1).sum();
@@ -186,9 +187,7 @@ fn report(language: LanguageCode, layers: &[Layer], sentences: usize, sha256: St
     let of_layer = |(number, layer): (usize, &Layer)| {
         statistics::bootstrap(&format!("layer_{number:02}"), Better::Higher, value(layer), layer.resamples.clone())
     };
-    let row = |(number, layer): (usize, &Layer)| {
-        json!({ "layer": number, "matched": layer.matched, "mismatched": layer.mismatched })
-    };
+    let row = |(number, layer): (usize, &Layer)| json!({ "layer": number, "matched": layer.matched, "mismatched": layer.mismatched });
     Report {
         task: NAME.to_owned(),
         language,

@@ -46,8 +46,7 @@ pub fn compare(before: &Evaluation, after: &Evaluation) -> Result<Vec<Difference
     for report in &after.reports {
         let same = |other: &&Report| (&other.task, other.language) == (&report.task, report.language);
         let Some(earlier) = before.reports.iter().find(same) else { continue };
-        let not_paired =
-            |what| EvaluateError::NotPaired { task: report.task.clone(), language: report.language, what };
+        let not_paired = |what| EvaluateError::NotPaired { task: report.task.clone(), language: report.language, what };
         if earlier.units != report.units || earlier.text_sha256 != report.text_sha256 {
             return Err(not_paired("text"));
         }

@@ -114,7 +114,9 @@ pub const TASKS: &[Kind] = &[
 /// When there is no such task, or its text cannot be found.
 pub fn open(name: &str, options: &TaskOptions) -> Result<Box<dyn Task>, EvaluateError> {
     let kind = TASKS.iter().find(|kind| kind.name == name && name != choice::NAME);
-    let of_choice = || FORMATS.iter().any(|format| format.name == name).then(|| TASKS.iter().find(|kind| kind.name == choice::NAME));
+    let of_choice = || {
+        FORMATS.iter().any(|format| format.name == name).then(|| TASKS.iter().find(|kind| kind.name == choice::NAME))
+    };
     match kind.or_else(|| of_choice().flatten()) {
         Some(kind) => (kind.open)(name, options),
         None => Err(EvaluateError::NoTask { name: name.to_owned(), names: names().join(", ") }),
@@ -240,7 +242,9 @@ pub enum EvaluateError {
         problem: String,
     },
     /// Nothing to measure.
-    #[error("{data}: has no {unit} in {language}, so there is nothing to measure; choose other languages or other data")]
+    #[error(
+        "{data}: has no {unit} in {language}, so there is nothing to measure; choose other languages or other data"
+    )]
     Empty {
         /// Corpus or data.
         data: String,
@@ -296,7 +300,9 @@ pub enum EvaluateError {
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// Numbers that are none.
-    #[error("{task}, {language}: the model's log-likelihoods are not finite; the weights overflow in {precision}, or are damaged")]
+    #[error(
+        "{task}, {language}: the model's log-likelihoods are not finite; the weights overflow in {precision}, or are damaged"
+    )]
     NotFinite {
         /// The task.
         task: &'static str,
@@ -309,7 +315,9 @@ pub enum EvaluateError {
     #[error(transparent)]
     Output(#[from] OutputError),
     /// A file that holds another evaluation.
-    #[error("{path}: holds another evaluation, which differs in {difference}; choose another --out, or the same settings to continue it")]
+    #[error(
+        "{path}: holds another evaluation, which differs in {difference}; choose another --out, or the same settings to continue it"
+    )]
     OtherRun {
         /// The file.
         path: PathBuf,
@@ -317,7 +325,9 @@ pub enum EvaluateError {
         difference: String,
     },
     /// A folder that is not empty and holds no evaluation.
-    #[error("{path}: is not empty and holds no evaluation; choose an empty or new folder, or a file FILE.json, with --out")]
+    #[error(
+        "{path}: is not empty and holds no evaluation; choose an empty or new folder, or a file FILE.json, with --out"
+    )]
     Occupied {
         /// The folder.
         path: PathBuf,
@@ -331,7 +341,9 @@ pub enum EvaluateError {
         problem: String,
     },
     /// Two evaluations that cannot be compared.
-    #[error("{task}, {language}: the two evaluations are not of the same {what}, so their difference means nothing; evaluate both on the same data")]
+    #[error(
+        "{task}, {language}: the two evaluations are not of the same {what}, so their difference means nothing; evaluate both on the same data"
+    )]
     NotPaired {
         /// The task.
         task: String,

@@ -173,4 +173,3 @@ fn report(language: LanguageCode, scored: &[Scored], sha256: &str) -> Report {
         items: scored.iter().map(|d| json!({ "nll": d.nll, "tokens": d.tokens, "bytes": d.bytes })).collect(),
     }
 }
-

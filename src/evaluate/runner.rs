@@ -25,11 +25,15 @@ const LOGITS: usize = 1 << 24;
 
 impl Subject<'_> {
     /// Whether the run is to end.
+    #[must_use]
     pub fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 
     /// The ids of a text: with what the tokenizer puts around one if `special`, else of the text alone.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
     pub fn ids(&self, text: &str, special: bool) -> std::result::Result<Vec<u32>, EvaluateError> {
         let failed = |error: tokenizers::Error| EvaluateError::Tokenizer {
             what: format!("`{}`", text.chars().take(40).collect::<String>()),
@@ -39,6 +43,9 @@ impl Subject<'_> {
     }
 
     /// Windows of ids as one batch `[windows, longest]`; shorter ones are filled behind their end, where no token sees it.
+    ///
+    /// # Errors
+    /// When the device has no room.
     pub fn batch(&self, windows: &[&[u32]]) -> Result<Tensor> {
         let longest = windows.iter().map(|window| window.len()).max().unwrap_or(0);
         let ids = windows.iter().flat_map(|window| (0..longest).map(|i| window.get(i).copied().unwrap_or(0)));
@@ -46,6 +53,9 @@ impl Subject<'_> {
     }
 
     /// Log-likelihoods of next tokens: for each place in `hidden` [n, hidden], that of its target.
+    ///
+    /// # Errors
+    /// When a tensor operation fails.
     pub fn log_likelihoods(&self, hidden: &Tensor, places: &[u32], targets: &[u32]) -> Result<Vec<f32>> {
         let size = (LOGITS / self.decoder.spec().vocabulary).max(1);
         let mut found = Vec::with_capacity(targets.len());

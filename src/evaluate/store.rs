@@ -7,12 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{EvaluateError, Report};
-use crate::{
-    checkpoint::CheckpointHashes,
-    language::LanguageCode,
-    output,
-    profile::canonical,
-};
+use crate::{checkpoint::CheckpointHashes, language::LanguageCode, output, profile::canonical};
 
 /// The head of an evaluation that is a folder.
 pub const EVALUATION: &str = "evaluation.json";
@@ -144,7 +139,8 @@ impl Store {
         let fresh = Evaluation::new(parameters);
         let head = if is_file(place) { place.to_owned() } else { place.join(EVALUATION) };
         if !head.exists() {
-            let occupied = !is_file(place) && std::fs::read_dir(place).is_ok_and(|mut entries| entries.next().is_some());
+            let occupied =
+                !is_file(place) && std::fs::read_dir(place).is_ok_and(|mut entries| entries.next().is_some());
             if occupied {
                 return Err(EvaluateError::Occupied { path: place.to_owned() });
             }
@@ -200,9 +196,8 @@ fn is_file(place: &Path) -> bool {
 
 /// The fields in which two evaluations differ, with both values.
 fn difference(there: &Parameters, wanted: &Parameters) -> String {
-    let names = |parameters: &Parameters| {
-        parameters.tasks.iter().map(|task| task.task.as_str()).collect::<Vec<_>>().join(", ")
-    };
+    let names =
+        |parameters: &Parameters| parameters.tasks.iter().map(|task| task.task.as_str()).collect::<Vec<_>>().join(", ");
     if names(there) != names(wanted) {
         return format!("tasks ({} there, {} now)", names(there), names(wanted));
     }

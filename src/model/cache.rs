@@ -1,6 +1,9 @@
 //! Keys and values of tokens that a model has seen, so that what follows them is run without them.
 
-use std::{cell::RefCell, collections::BTreeMap};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, btree_map::Entry},
+};
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
@@ -92,7 +95,8 @@ impl Cache {
         {
             row.extend_from_slice(tokens);
             columns.extend((0..most).map(|i| (i < tokens.len()).then_some(start + i)));
-            let last = known.map_or(usize::MAX, |known| known.saturating_sub(1).max((start + tokens.len()).saturating_sub(1)));
+            let last =
+                known.map_or(usize::MAX, |known| known.saturating_sub(1).max((start + tokens.len()).saturating_sub(1)));
             positions.push((0..most).map(|i| (start + i).min(last)).collect::<Vec<_>>());
         }
         let seen = |window: Option<usize>| {
@@ -108,8 +112,8 @@ impl Cache {
         };
         let mut unseen = BTreeMap::new();
         for layer in &spec.layers {
-            if !unseen.contains_key(&layer.window) {
-                unseen.insert(layer.window, seen(layer.window)?);
+            if let Entry::Vacant(place) = unseen.entry(layer.window) {
+                place.insert(seen(layer.window)?);
             }
         }
         let distance = |(row, i, column): (usize, usize, usize)| {
@@ -118,7 +122,14 @@ impl Cache {
         };
         let distances = spec.attention.alibi.then(|| self.table(most, distance, device)).transpose()?;
         let layers = RefCell::new(std::mem::take(&mut self.layers));
-        Ok(Past { positions, lengths: self.lengths(), unseen, distances, fresh: before.iter().all(|&length| length == 0), layers })
+        Ok(Past {
+            positions,
+            lengths: self.lengths(),
+            unseen,
+            distances,
+            fresh: before.iter().all(|&length| length == 0),
+            layers,
+        })
     }
 
     /// `[rows, 1, new, columns]`.
@@ -151,7 +162,13 @@ pub struct Past {
 impl Past {
     /// Attention of new queries `[rows, new, heads, dim]` over all keys, after the new keys and values `[rows, new, kv_heads, dim]`
     /// were added to the layer's; `rounds` where the factors of products are rounded to bf16.
-    pub fn attend(&self, layer: usize, scores: &Scores, [query, key, value]: [&Tensor; 3], rounds: bool) -> Result<Tensor> {
+    pub fn attend(
+        &self,
+        layer: usize,
+        scores: &Scores,
+        [query, key, value]: [&Tensor; 3],
+        rounds: bool,
+    ) -> Result<Tensor> {
         let round = |x: Tensor| self::round(x, rounds);
         let heads_first = |x: &Tensor| round(x.transpose(1, 2)?.contiguous()?);
         let (rows, new, heads, dim) = query.dims4()?;

@@ -50,8 +50,7 @@ impl Demo {
     }
 
     fn subject(&self, context: usize, batch_tokens: usize) -> Subject<'_> {
-        let settings =
-            SubjectSettings { prefix: 0, ends: vec![1], context, batch_tokens, precision: "f32".to_owned() };
+        let settings = SubjectSettings { prefix: 0, ends: vec![1], context, batch_tokens, precision: "f32".to_owned() };
         evaluate::subject(&self.decoder, &self.tokenizer, settings, &self.stop)
     }
 
@@ -187,9 +186,8 @@ fn chrf_and_bleu_are_those_of_sacrebleu() {
     let cases = recorded.as_array().unwrap();
     assert!(cases.len() > 40, "{}", cases.len());
     for case in cases {
-        let texts = |name: &str| {
-            case[name].as_array().unwrap().iter().map(|text| text.as_str().unwrap()).collect::<Vec<_>>()
-        };
+        let texts =
+            |name: &str| case[name].as_array().unwrap().iter().map(|text| text.as_str().unwrap()).collect::<Vec<_>>();
         let pairs: Vec<_> = texts("hypotheses").into_iter().zip(texts("references")).collect();
         let of_pair = |(hypothesis, reference): &(&str, &str)| chrf::Statistics::of(hypothesis, reference);
         let all = pairs.iter().map(of_pair).fold(chrf::Statistics::default(), |all, one| all.plus(&one));
@@ -295,13 +293,16 @@ fn a_run_that_ended_goes_on_where_it_stopped_and_gives_the_same_bytes() {
     sandbox.run(&format!("{TWO_TASKS} --out whole")).done();
     sandbox.run(&format!("{TWO_TASKS} --out whole.json")).done();
     let whole = bytes_below(&sandbox.path("whole"));
-    assert_eq!(whole.keys().map(|path| path.to_str().unwrap()).collect::<Vec<_>>(), [
-        "belebele/deu_Latn.json",
-        "belebele/eng_Latn.json",
-        "evaluation.json",
-        "perplexity/deu_Latn.json",
-        "perplexity/eng_Latn.json"
-    ]);
+    assert_eq!(
+        whole.keys().map(|path| path.to_str().unwrap()).collect::<Vec<_>>(),
+        [
+            "belebele/deu_Latn.json",
+            "belebele/eng_Latn.json",
+            "evaluation.json",
+            "perplexity/deu_Latn.json",
+            "perplexity/eng_Latn.json"
+        ]
+    );
     // As one that was killed behind its second report left it.
     for file in whole.keys().filter(|path| !path.starts_with("belebele")) {
         sandbox.write(&format!("part/{}", file.display()), &whole[file]);
@@ -316,7 +317,8 @@ fn a_run_that_ended_goes_on_where_it_stopped_and_gives_the_same_bytes() {
     sandbox.run(&format!("{TWO_TASKS} --out part.json")).done();
     assert!(sandbox.read("part.json") == file, "the file differs");
     // Both forms hold the same.
-    let (a, b) = (Evaluation::read(&sandbox.path("whole")).unwrap(), Evaluation::read(&sandbox.path("whole.json")).unwrap());
+    let (a, b) =
+        (Evaluation::read(&sandbox.path("whole")).unwrap(), Evaluation::read(&sandbox.path("whole.json")).unwrap());
     assert_eq!(a.run, b.run);
     for report in &b.reports {
         assert_eq!(a.report(&report.task, report.language), Some(report));
@@ -346,11 +348,19 @@ fn a_model_beside_itself_differs_by_nothing_and_beside_another_by_what_the_two_s
     let (before, after) =
         (Evaluation::read(&sandbox.path("a.json")).unwrap(), Evaluation::read(&sandbox.path("c.json")).unwrap());
     assert_eq!(Evaluation::read(&sandbox.path("c.base.json")).unwrap().reports, before.reports);
-    let row = result["differences"].as_array().unwrap().iter().find(|row| row["metric"] == "nll" && row["language"] == "mlt_Latn");
+    let row = result["differences"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|row| row["metric"] == "nll" && row["language"] == "mlt_Latn");
     let row = row.unwrap();
     let items = |evaluation: &Evaluation| {
         let report = evaluation.report("perplexity", code("mlt_Latn")).unwrap();
-        report.items.iter().map(|item| [item["nll"].as_f64().unwrap(), item["tokens"].as_f64().unwrap()]).collect::<Vec<_>>()
+        report
+            .items
+            .iter()
+            .map(|item| [item["nll"].as_f64().unwrap(), item["tokens"].as_f64().unwrap()])
+            .collect::<Vec<_>>()
     };
     // d = Σ (after − before) / Σ tokens; influences of the ratio of the differences.
     let changes: Vec<[f64; 2]> =
@@ -371,7 +381,8 @@ fn a_model_beside_itself_differs_by_nothing_and_beside_another_by_what_the_two_s
 
 /// The bundled model with its last norm halved.
 fn other_model(sandbox: &Sandbox) -> &'static str {
-    let mut tensors = candle_core::safetensors::load(FilePath::new(DEMO).join("model.safetensors"), &Device::Cpu).unwrap();
+    let mut tensors =
+        candle_core::safetensors::load(FilePath::new(DEMO).join("model.safetensors"), &Device::Cpu).unwrap();
     let norm = (&tensors["model.norm.weight"] * 0.5).unwrap();
     tensors.insert("model.norm.weight".to_owned(), norm);
     std::fs::create_dir(sandbox.path("other")).unwrap();
@@ -396,9 +407,12 @@ fn the_table_names_every_measure_and_its_error() {
 #[test]
 fn files_of_all_kinds_hold_the_same_items() {
     let sandbox = sandbox();
-    let lines = String::from_utf8(std::fs::read(PathBuf::from(FIXTURES).join("sib200/mlt_Latn.jsonl")).unwrap()).unwrap();
+    let lines =
+        String::from_utf8(std::fs::read(PathBuf::from(FIXTURES).join("sib200/mlt_Latn.jsonl")).unwrap()).unwrap();
     let rows: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let cells = |row: &Value| format!("{}\t{}\t{}", row["index_id"], row["category"].as_str().unwrap(), row["text"].as_str().unwrap());
+    let cells = |row: &Value| {
+        format!("{}\t{}\t{}", row["index_id"], row["category"].as_str().unwrap(), row["text"].as_str().unwrap())
+    };
     let tsv: Vec<String> = rows.iter().map(cells).collect();
     sandbox.write("tsv/mlt_Latn/test.tsv", format!("index_id\tcategory\ttext\n{}\n", tsv.join("\n")));
     sandbox.write("tsv/mlt_Latn/train.tsv", "index_id\tcategory\ttext\n0\ttravel\tnot this one\n");
@@ -426,25 +440,42 @@ fn files_of_all_kinds_hold_the_same_items() {
 fn bad_items_are_named_with_their_file_and_row() {
     let sandbox = sandbox();
     let good: Value = serde_json::from_str(
-        String::from_utf8(std::fs::read(PathBuf::from(FIXTURES).join("belebele/eng_Latn.jsonl")).unwrap()).unwrap().lines().next().unwrap(),
+        String::from_utf8(std::fs::read(PathBuf::from(FIXTURES).join("belebele/eng_Latn.jsonl")).unwrap())
+            .unwrap()
+            .lines()
+            .next()
+            .unwrap(),
     )
     .unwrap();
     let refused = |name: &str, change: &dyn Fn(&mut serde_json::Map<String, Value>), wanted: &str| {
         let mut bad = good.clone();
         change(bad.as_object_mut().unwrap());
         sandbox.write(&format!("{name}/eng_Latn.jsonl"), format!("{good}\n{bad}\n"));
-        let said = sandbox.run(&format!("evaluate --model model --task belebele --data jsonl:{name} --out out-{name}.json"));
+        let said =
+            sandbox.run(&format!("evaluate --model model --task belebele --data jsonl:{name} --out out-{name}.json"));
         assert_eq!(said.code, 1, "{name}: {}", said.stderr);
         assert!(said.stderr.contains(wanted), "{name}: {}", said.stderr);
         assert!(said.stderr.contains(&format!("{name}/eng_Latn.jsonl, ")), "{name}: {}", said.stderr);
     };
-    refused("missing", &|row| drop(row.remove("mc_answer3")), "row 2: has no field `mc_answer3`, but link, question_number");
+    refused(
+        "missing",
+        &|row| drop(row.remove("mc_answer3")),
+        "row 2: has no field `mc_answer3`, but link, question_number",
+    );
     refused("null", &|row| drop(row.insert("question".into(), Value::Null)), "row 2: field `question` is null");
     refused("empty", &|row| drop(row.insert("mc_answer2".into(), json!(" "))), "row 2: field `mc_answer2` is empty");
-    refused("range", &|row| drop(row.insert("correct_answer_num".into(), json!("5"))), "row 2: field `correct_answer_num` is 5, and 1 to 4 is wanted");
+    refused(
+        "range",
+        &|row| drop(row.insert("correct_answer_num".into(), json!("5"))),
+        "row 2: field `correct_answer_num` is 5, and 1 to 4 is wanted",
+    );
     refused("zero", &|row| drop(row.insert("correct_answer_num".into(), json!(0))), "field `correct_answer_num` is 0");
     refused("word", &|row| drop(row.insert("correct_answer_num".into(), json!("two"))), "a whole number is wanted");
-    refused("number", &|row| drop(row.insert("flores_passage".into(), json!(7))), "field `flores_passage` is 7, and text is wanted");
+    refused(
+        "number",
+        &|row| drop(row.insert("flores_passage".into(), json!(7))),
+        "field `flores_passage` is 7, and text is wanted",
+    );
     let said_of = |task: &str, rows: &str| {
         sandbox.write("bad/eng_Latn.jsonl", rows);
         let said = sandbox.run(&format!("evaluate --model model --task {task} --data jsonl:bad --out bad.json"));
@@ -455,12 +486,24 @@ fn bad_items_are_named_with_their_file_and_row() {
     assert!(said_of("belebele", "[1]\n").contains("line 1: is no JSON object"), "a list");
     assert!(said_of("arc", "{\"question\": \"?\", \"choices\": {\"text\": [\"a\", \"b\"], \"label\": [\"A\", \"B\"]}, \"answerKey\": \"C\"}\n")
         .contains("field `answerKey` is `C`, and one of A, B is wanted"));
-    assert!(said_of("arc", "{\"question\": \"?\", \"choices\": [\"a\"], \"answerKey\": \"A\"}\n").contains("a list of texts is wanted"));
-    assert!(said_of("mmlu", "{\"question\": \"?\", \"choices\": [\"a\", \"b\"], \"answer\": 0}\n").contains("holds 2 answers, and 4 are wanted"));
-    assert!(said_of("piqa", "{\"goal\": \"?\", \"sol1\": \"a\", \"sol2\": \"b\", \"label\": 2}\n").contains("says that answer 3 is right, and has 2"));
+    assert!(
+        said_of("arc", "{\"question\": \"?\", \"choices\": [\"a\"], \"answerKey\": \"A\"}\n")
+            .contains("a list of texts is wanted")
+    );
+    assert!(
+        said_of("mmlu", "{\"question\": \"?\", \"choices\": [\"a\", \"b\"], \"answer\": 0}\n")
+            .contains("holds 2 answers, and 4 are wanted")
+    );
+    assert!(
+        said_of("piqa", "{\"goal\": \"?\", \"sol1\": \"a\", \"sol2\": \"b\", \"label\": 2}\n")
+            .contains("says that answer 3 is right, and has 2")
+    );
     assert!(said_of("sib200", "{\"text\": \"?\", \"category\": \"music\"}\n").contains("field `category` is `music`"));
     assert!(said_of("global-mmlu", "{\"question\": \"?\"}\n").contains("has no field `option_a`"));
-    assert!(said_of("xnli", "{\"premise\": \"a\", \"hypothesis\": \"b\", \"label\": 3}\n").contains("field `label` is 3, and 0 to 2 is wanted"));
+    assert!(
+        said_of("xnli", "{\"premise\": \"a\", \"hypothesis\": \"b\", \"label\": 3}\n")
+            .contains("field `label` is 3, and 0 to 2 is wanted")
+    );
     assert!(said_of("hellaswag", "{\"activity_label\": \"a\", \"ctx_a\": \"b\", \"ctx_b\": \"\", \"endings\": [\"c\", 1], \"label\": \"0\"}\n").contains("holds what is no text"));
 }
 
@@ -478,9 +521,17 @@ fn wrong_usage_says_what_to_do() {
     refused(2, "--task perplexity --corpus dir:sentences --context 513", "--context 513 is outside of 2 to 512");
     refused(2, "--task belebele --data data.xml", "`data.xml` is no corpus; write one of jsonl:PATH");
     refused(1, "--task belebele --data jsonl:nowhere", "nowhere: there is no such file or folder");
-    refused(1, "--task belebele --data jsonl:data/belebele --languages mlt_Latn", "belebele: there is nothing in mlt_Latn; there is deu_Latn");
+    refused(
+        1,
+        "--task belebele --data jsonl:data/belebele --languages mlt_Latn",
+        "belebele: there is nothing in mlt_Latn; there is deu_Latn",
+    );
     refused(2, "--task perplexity,perplexity --corpus dir:sentences", "--task names perplexity twice");
-    refused(1, "--task translation --corpus dir:sentences --languages mt --shots 40", "has no line behind the examples in mlt_Latn");
+    refused(
+        1,
+        "--task translation --corpus dir:sentences --languages mt --shots 40",
+        "has no line behind the examples in mlt_Latn",
+    );
     sandbox.write("uneven/eng_Latn.txt", "one\ntwo\n");
     sandbox.write("uneven/mlt_Latn.txt", "wieħed\n");
     refused(1, "--task alignment --corpus dir:uneven", "has 1 lines in mlt_Latn and 2 in eng_Latn");
@@ -497,12 +548,20 @@ fn blank_lines_keep_their_places_among_parallel_ones() {
     let sandbox = sandbox();
     sandbox.write("text/eng_Latn.txt", "a cat\na dog\n\na horse\na bird\n");
     sandbox.write("text/mlt_Latn.txt", "qattus\n\nfenek\nżiemel\ngħasfur\n");
-    sandbox.run("evaluate --model model --task translation --corpus dir:text --shots 1 --new-tokens 3 --out out.json").done();
+    sandbox
+        .run("evaluate --model model --task translation --corpus dir:text --shots 1 --new-tokens 3 --out out.json")
+        .done();
     let report = &Evaluation::read(&sandbox.path("out.json")).unwrap().reports[0];
-    let pairs: Vec<(&str, &str)> =
-        report.items.iter().map(|item| (item["source"].as_str().unwrap(), item["reference"].as_str().unwrap())).collect();
+    let pairs: Vec<(&str, &str)> = report
+        .items
+        .iter()
+        .map(|item| (item["source"].as_str().unwrap(), item["reference"].as_str().unwrap()))
+        .collect();
     assert_eq!(pairs, [("a horse", "żiemel"), ("a bird", "għasfur")]);
-    assert_eq!(report.prompt.as_deref().unwrap(), "English sentence: a cat\nMaltese sentence: qattus\n\nEnglish sentence: a horse\nMaltese sentence:");
+    assert_eq!(
+        report.prompt.as_deref().unwrap(),
+        "English sentence: a cat\nMaltese sentence: qattus\n\nEnglish sentence: a horse\nMaltese sentence:"
+    );
 }
 
 #[test]

@@ -65,14 +65,20 @@ fn row(target: &str, language: &str, difference: f64, stderr: Option<f64>) -> Ad
 fn differences_go_into_an_atlas_and_leave_the_rest_as_it_was() {
     let sandbox = sandbox();
     let before = bytes_below(&sandbox.path("atlas"));
-    let command = format!("{RUN} --model other --base model --base-id {MODEL} --out out.json --into atlas --target mt --method full --parameters 128 --json");
+    let command = format!(
+        "{RUN} --model other --base model --base-id {MODEL} --out out.json --into atlas --target mt --method full --parameters 128 --json"
+    );
     let result = json(sandbox.run(&command).done().stdout.as_bytes());
     let run = result["run"].as_str().unwrap();
     let path = format!("data/adaptation/neuroglot__demo-2.7m/full-{run}.parquet");
     assert_eq!(result["table"], path);
     sandbox.run("verify atlas").done();
     let after = bytes_below(&sandbox.path("atlas"));
-    let changed: Vec<_> = after.iter().filter(|(file, bytes)| before.get(*file) != Some(bytes)).map(|(file, _)| file.display().to_string()).collect();
+    let changed: Vec<_> = after
+        .iter()
+        .filter(|(file, bytes)| before.get(*file) != Some(bytes))
+        .map(|(file, _)| file.display().to_string())
+        .collect();
     assert_eq!(changed, ["README.md", &path, "manifest.json"]);
     let card = String::from_utf8(after[FilePath::new("README.md")].clone()).unwrap();
     assert!(card.contains("data/adaptation/**/*.parquet"), "{card}");
@@ -81,9 +87,26 @@ fn differences_go_into_an_atlas_and_leave_the_rest_as_it_was() {
     let differences = result["differences"].as_array().unwrap();
     assert_eq!((rows.len(), differences.len()), (9, 9));
     for (row, difference) in rows.iter().zip(differences) {
-        assert_eq!((row.metric.as_str(), row.language.to_string().as_str()), (difference["metric"].as_str().unwrap(), difference["language"].as_str().unwrap()));
-        assert_eq!([row.before, row.after, row.difference, row.stderr.unwrap()], ["before", "after", "difference", "stderr"].map(|name| difference[name].as_f64().unwrap()));
-        assert_eq!((row.target.to_string().as_str(), row.parameters, row.units, row.model.as_str()), ("mlt_Latn", Some(128), 12, MODEL));
+        assert_eq!(
+            (row.metric.as_str(), row.language.to_string().as_str()),
+            (difference["metric"].as_str().unwrap(), difference["language"].as_str().unwrap())
+        );
+        assert_eq!(
+            [row.before, row.after, row.difference, row.stderr.unwrap()],
+            ["before", "after", "difference", "stderr"].map(|name| difference[name].as_f64().unwrap())
+        );
+        assert_eq!(
+            (row.target.to_string().as_str(), row.parameters, row.units, row.model.as_str()),
+            ("mlt_Latn", Some(128), 12, MODEL)
+        );
+    }
+    // Another language of the same run stands beside these.
+    let mut more = row("mlt_Latn", "deu_Latn", 0.5, Some(0.1));
+    (more.run, more.method) = (rows[0].run.clone(), "full".to_owned());
+    add_adaptation(&sandbox.path("atlas"), vec![more]).unwrap();
+    assert_eq!(Atlas::open(&sandbox.path("atlas")).unwrap().adaptation["neuroglot__demo-2.7m"].len(), 10);
+    for (file, bytes) in &after {
+        sandbox.write(&format!("atlas/{}", file.display()), bytes);
     }
     // Again gives the same bytes.
     sandbox.run(&command).done();
@@ -110,15 +133,28 @@ fn pages_say_of_adaptations_what_the_table_says() {
         let rows = adaptation["rows"].as_array().unwrap();
         assert_eq!(rows.len(), 1, "{adaptation}");
         let row = &rows[0];
-        assert_eq!([&row["before"], &row["after"], &row["difference"], &row["stderr"]].map(|n| n.as_f64().unwrap()), [2.0, 1.5, -0.5, 0.1]);
+        assert_eq!(
+            [&row["before"], &row["after"], &row["difference"], &row["stderr"]].map(|n| n.as_f64().unwrap()),
+            [2.0, 1.5, -0.5, 0.1]
+        );
         assert!((row["elsewhere"].as_f64().unwrap() - 0.12).abs() < 1e-12);
         // √(0.03² + 0.04²) / 2 = 0.025
         assert!((row["elsewhere_stderr"].as_f64().unwrap() - 0.025).abs() < 1e-12);
-        assert_eq!((&row["worst"]["code"], &row["others"], &row["parameters"]), (&"eng_Latn".into(), &2.into(), &5000.into()));
-        assert_eq!(adaptation["caption"], "Measures in the languages trained for: 1 better, 0 worse, 0 not told apart from no change.");
-        assert_eq!(adaptation["elsewhere"], "Measures in other languages: 0 better, 1 worse, 1 not told apart from no change.");
+        assert_eq!(
+            (&row["worst"]["code"], &row["others"], &row["parameters"]),
+            (&"eng_Latn".into(), &2.into(), &5000.into())
+        );
+        assert_eq!(
+            adaptation["caption"],
+            "Measures in the languages trained for: 1 better, 0 worse, 0 not told apart from no change."
+        );
+        assert_eq!(
+            adaptation["elsewhere"],
+            "Measures in other languages: 0 better, 1 worse, 1 not told apart from no change."
+        );
         let html = String::from_utf8(sandbox.read(&format!("{folder}/{page}.html"))).unwrap();
-        for text in ["−0.500 ± 0.100", "+0.120 ± 0.025", "+0.250 ± 0.030", "5,000", "lower is better", "subnetwork"] {
+        for text in ["−0.500 ± 0.100", "+0.120 ± 0.025", "+0.250 ± 0.030", "5,000", "lower is better", "subnetwork"]
+        {
             assert!(html.contains(text), "{page} without {text}");
         }
         let french = String::from_utf8(sandbox.read(&format!("site/fr/neuroglot__demo-2.7m/{page}.html"))).unwrap();
@@ -142,14 +178,23 @@ fn captions_are_true_at_the_edges() {
     let (own, elsewhere, rows) = captions(vec![row("mlt_Latn", "mlt_Latn", -0.5, None)]);
     assert_eq!(own, "Measures in the languages trained for: 0 better, 0 worse, 1 not told apart from no change.");
     assert_eq!(elsewhere, "No other language was measured, so what was lost elsewhere is not known.");
-    assert_eq!((&rows[0]["elsewhere_text"], &rows[0]["worst"], &rows[0]["difference_text"]), (&"–".into(), &Value::Null, &"−0.500".into()));
+    assert_eq!(
+        (&rows[0]["elsewhere_text"], &rows[0]["worst"], &rows[0]["difference_text"]),
+        (&"–".into(), &Value::Null, &"−0.500".into())
+    );
     // Everything but the target; all of it gains.
-    let (own, elsewhere, rows) = captions(vec![row("mlt_Latn", "eng_Latn", -0.5, Some(0.1)), row("mlt_Latn", "fra_Latn", -0.9, Some(0.1))]);
+    let (own, elsewhere, rows) =
+        captions(vec![row("mlt_Latn", "eng_Latn", -0.5, Some(0.1)), row("mlt_Latn", "fra_Latn", -0.9, Some(0.1))]);
     assert_eq!(own, "No language that was trained for was measured, so what was won is not known.");
     assert_eq!(elsewhere, "Measures in other languages: 2 better, 0 worse, 0 not told apart from no change.");
     assert_eq!((&rows[0]["before_text"], &rows[0]["worst"]["code"]), (&"–".into(), &"eng_Latn".into()));
     // No change at all is no gain, and exactly twice the error is not beyond it.
-    let higher = AdaptationRow { better: AdaptationRow::HIGHER.to_owned(), metric: "acc".to_owned(), task: "belebele".to_owned(), ..row("mlt_Latn", "mlt_Latn", 0.5, Some(0.25)) };
+    let higher = AdaptationRow {
+        better: AdaptationRow::HIGHER.to_owned(),
+        metric: "acc".to_owned(),
+        task: "belebele".to_owned(),
+        ..row("mlt_Latn", "mlt_Latn", 0.5, Some(0.25))
+    };
     let (own, _, rows) = captions(vec![row("mlt_Latn", "mlt_Latn", 0.0, Some(0.0)), higher]);
     assert_eq!(own, "Measures in the languages trained for: 0 better, 0 worse, 2 not told apart from no change.");
     assert_eq!(rows[1]["difference_text"], "0.000 ± 0.000");
@@ -174,10 +219,20 @@ fn results_that_mean_nothing_are_refused_when_they_are_read() {
         fs::remove_dir_all(sandbox.path("atlas/data/adaptation")).unwrap();
     };
     let good = row("mlt_Latn", "mlt_Latn", -0.5, Some(0.1));
-    refused(vec![AdaptationRow { difference: 0.4, ..good.clone() }], "`difference` is not `after` minus `before` in row 0");
-    refused(vec![AdaptationRow { better: "sideways".to_owned(), ..good.clone() }], "column `better` is `sideways` in row 0");
-    refused(vec![AdaptationRow { stderr: Some(-1.0), ..good.clone() }], "column `stderr` is no standard error in row 0");
-    let error = add_adaptation(&sandbox.path("atlas"), vec![AdaptationRow { model: "else/where".to_owned(), ..good }]).unwrap_err();
+    refused(
+        vec![AdaptationRow { difference: 0.4, ..good.clone() }],
+        "`difference` is not `after` minus `before` in row 0",
+    );
+    refused(
+        vec![AdaptationRow { better: "sideways".to_owned(), ..good.clone() }],
+        "column `better` is `sideways` in row 0",
+    );
+    refused(
+        vec![AdaptationRow { stderr: Some(-1.0), ..good.clone() }],
+        "column `stderr` is no standard error in row 0",
+    );
+    let error = add_adaptation(&sandbox.path("atlas"), vec![AdaptationRow { model: "else/where".to_owned(), ..good }])
+        .unwrap_err();
     assert!(error.to_string().contains("has no model `else/where`"), "{error}");
     assert!(add_adaptation(&sandbox.path("atlas"), Vec::new()).unwrap_err().to_string().contains("no results"));
 }
@@ -192,19 +247,33 @@ fn an_atlas_takes_results_of_its_own_model_only() {
     };
     let into = "--into atlas --target mt --method full";
     refused(2, &format!("--model other {into}"), "--into takes differences; give --base or --compare");
-    refused(2, "--model other --base model --base-id neuroglot/demo-2.7m --into atlas", "--into needs --target and --method");
+    refused(
+        2,
+        "--model other --base model --base-id neuroglot/demo-2.7m --into atlas",
+        "--into needs --target and --method",
+    );
     refused(1, &format!("--model other --base model {into}"), "has no model `model`");
-    refused(1, &format!("--model model --base other --base-id {MODEL} {into}"), "has other weights than the one that was evaluated");
+    refused(
+        1,
+        &format!("--model model --base other --base-id {MODEL} {into}"),
+        "has other weights than the one that was evaluated",
+    );
     refused(2, "--model other --base", "--base names no model; name one, or give --delta");
-    assert_eq!(files_below(&sandbox.path("")).iter().filter(|file| file.ends_with("out.json")).count(), 0, "nothing was run");
+    assert_eq!(
+        files_below(&sandbox.path("")).iter().filter(|file| file.ends_with("out.json")).count(),
+        0,
+        "nothing was run"
+    );
 }
 
 #[test]
 fn a_delta_is_evaluated_as_the_checkpoint_that_it_makes() {
     let sandbox = sandbox();
-    sandbox.run("adapt --model model --atlas atlas --language mt --corpus dir:sentences --method subnetwork --tokens 512 --context 64 --lr 0.01 --out run").done();
+    sandbox.run("adapt --model model --atlas atlas --language mt --corpus dir:sentences --document line --method subnetwork --tokens 512 --context 64 --lr 0.01 --out run").done();
     sandbox.run("apply run --model model --out applied").done();
-    let said = sandbox.run(&format!("{RUN} --model model --model-id {MODEL} --delta run --base --out delta.json --into atlas --json")).done();
+    let said = sandbox
+        .run(&format!("{RUN} --model model --model-id {MODEL} --delta run --base --out delta.json --into atlas --json"))
+        .done();
     sandbox.run(&format!("{RUN} --model applied --out applied.json")).done();
     let read = |name: &str| Evaluation::read(&sandbox.path(name)).unwrap();
     let (delta, applied, base) = (read("delta.json"), read("applied.json"), read("delta.base.json"));

@@ -3,11 +3,7 @@
 use serde_json::Value;
 
 use super::Item;
-use crate::{
-    corpus::Record,
-    evaluate::EvaluateError,
-    language::LanguageCode,
-};
+use crate::{corpus::Record, evaluate::EvaluateError, language::LanguageCode};
 
 /// A format of questions.
 pub struct Format {
@@ -117,6 +113,9 @@ pub const FORMATS: &[Format] = &[
 
 impl Format {
     /// The item of a record.
+    ///
+    /// # Errors
+    /// When a field is missing or says what cannot be; the error names the file and the row.
     pub fn item(&self, record: &Record, language: LanguageCode) -> Result<Item, EvaluateError> {
         let fields = Fields { record, language };
         let item = (self.item)(&fields).and_then(checked);
@@ -225,7 +224,8 @@ const TOPICS: [&str; 7] =
 fn sib200(fields: &Fields) -> Result<Item, String> {
     let (text, category) = (fields.text("text")?, fields.text("category")?.trim());
     let answer = TOPICS.iter().position(|topic| *topic == category);
-    let answer = answer.ok_or_else(|| format!("field `category` is `{category}`, and one of {} is wanted", TOPICS.join(", ")))?;
+    let answer = answer
+        .ok_or_else(|| format!("field `category` is `{category}`, and one of {} is wanted", TOPICS.join(", ")))?;
     let context = format!(
         "Given the categories science/technology, travel, politics, sports, health, entertainment, or geography; what category does the text: '{text}' belong to: \n\n"
     );
@@ -260,7 +260,8 @@ fn arc(fields: &Fields) -> Result<Item, String> {
     let part = |name: &str| texts(&format!("choices.{name}"), choices.get(name).unwrap_or(&Value::Null));
     let (texts, labels, key) = (part("text")?, part("label")?, fields.text("answerKey")?.trim());
     let answer = labels.iter().position(|label| label == key);
-    let answer = answer.ok_or_else(|| format!("field `answerKey` is `{key}`, and one of {} is wanted", labels.join(", ")))?;
+    let answer =
+        answer.ok_or_else(|| format!("field `answerKey` is `{key}`, and one of {} is wanted", labels.join(", ")))?;
     let context = format!("Question: {}\nAnswer:", fields.text("question")?);
     Ok(fields.item(&["id"], context, texts, answer))
 }
@@ -279,23 +280,19 @@ fn capitalised(text: &str) -> String {
     first + &letters.as_str().to_lowercase()
 }
 
-/// Without the marks that a part of HellaSwag has from its source.
+/// Without the marks that a part of `HellaSwag` has from its source.
 fn without_brackets(text: &str) -> String {
     let text = text.trim().replace(" [title]", ". ");
     let mut rest = text.as_str();
     let mut clean = String::new();
     while let Some((before, mark)) = rest.split_once('[') {
         // As the harness' pattern, a mark does not go beyond a line.
-        match mark.find(']').filter(|end| !mark[..*end].contains('\n')) {
-            Some(end) => {
-                clean.push_str(before);
-                rest = &mark[end + 1..];
-            }
-            None => {
-                clean.push_str(before);
-                clean.push('[');
-                rest = mark;
-            }
+        clean.push_str(before);
+        if let Some(end) = mark.find(']').filter(|end| !mark[..*end].contains('\n')) {
+            rest = &mark[end + 1..];
+        } else {
+            clean.push('[');
+            rest = mark;
         }
     }
     (clean + rest).replace("  ", " ")

@@ -242,9 +242,8 @@ fn report(task: &str, language: LanguageCode, items: &[Item], found: &[Vec<f64>]
         };
         statistics::mean(metric, Better::Higher, &items.iter().zip(found).map(right).collect::<Vec<_>>())
     };
-    let row = |(item, scores): (&Item, &Vec<f64>)| {
-        json!({ "id": item.id, "answer": item.answer, "log_likelihoods": scores })
-    };
+    let row =
+        |(item, scores): (&Item, &Vec<f64>)| json!({ "id": item.id, "answer": item.answer, "log_likelihoods": scores });
     Report {
         task: task.to_owned(),
         language,

@@ -21,7 +21,8 @@ impl Statistics {
     #[must_use]
     pub fn of(hypothesis: &str, reference: &str) -> Self {
         let (hypothesis, reference) = (tokens_13a(hypothesis), tokens_13a(reference));
-        let (hypothesis, reference): (Vec<&str>, Vec<&str>) = (split(&hypothesis).collect(), split(&reference).collect());
+        let (hypothesis, reference): (Vec<&str>, Vec<&str>) =
+            (split(&hypothesis).collect(), split(&reference).collect());
         let mut all =
             Self { hypothesis: hypothesis.len() as u64, reference: reference.len() as u64, ..Self::default() };
         for n in 1..=ORDERS {

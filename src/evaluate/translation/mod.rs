@@ -201,7 +201,8 @@ fn generate(
                 if ends || writing.ids.len() == new_tokens || decoded(subject, &[*id])?.contains('\n') {
                     // A line break in front of the translation is its end too, as for the harness.
                     let text = decoded(subject, &writing.ids)?;
-                    texts[writing.number] = text.split('\n').next().unwrap_or_default().trim().to_owned();
+                    let line = text.split('\n').next().unwrap_or_default().trim();
+                    line.clone_into(&mut texts[writing.number]);
                 } else {
                     going.push(row);
                 }
@@ -253,14 +254,12 @@ fn report(language: LanguageCode, pairs: &[(String, String)], texts: &[String], 
     let both = || texts.iter().zip(pairs).map(|(text, (_, reference))| (text, reference));
     let chrf: Vec<_> = both().map(|(text, reference)| chrf::Statistics::of(text, reference)).collect();
     let bleu: Vec<_> = both().map(|(text, reference)| bleu::Statistics::of(text, reference)).collect();
-    let all_chrf = chrf.iter().fold(chrf::Statistics::default(), |all, one| all.plus(one));
-    let all_bleu = bleu.iter().fold(bleu::Statistics::default(), |all, one| all.plus(one));
+    let all_chrf = chrf.iter().fold(chrf::Statistics::default(), chrf::Statistics::plus);
+    let all_bleu = bleu.iter().fold(bleu::Statistics::default(), bleu::Statistics::plus);
     let score = |metric: &str, value: f64, without: Vec<f64>| -> Score {
         statistics::jackknife(metric, Better::Higher, value, &without)
     };
-    let item = |(text, (source, reference)): (&String, &(String, String))| {
-        json!({ "source": source, "reference": reference, "hypothesis": text })
-    };
+    let item = |(text, (source, reference)): (&String, &(String, String))| json!({ "source": source, "reference": reference, "hypothesis": text });
     Report {
         task: NAME.to_owned(),
         language,
