@@ -103,7 +103,7 @@ fn row(spot: &Spot, rows: &[&AdaptationRow]) -> Value {
         "run": first.run,
         "parameters": first.parameters,
         "parameters_text": first.parameters.map_or_else(none, |touched| spot.integer(touched as usize)),
-        "share_text": share.map(|share| spot.percent(share)),
+        "share_text": share.map(|share| spot.locale.percent_of_little(share)),
         "task": first.task,
         "metric": first.metric,
         "better": first.better,

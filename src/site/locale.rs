@@ -188,6 +188,17 @@ impl Locale {
         self.written(&format!("{value:.places$}"))
     }
 
+    /// A small share in percent, with its first two digits: `0.028 %`.
+    #[must_use]
+    pub fn percent_of_little(&self, share: f64) -> String {
+        let percent = share * 100.0;
+        if percent <= 0.0 || percent >= 0.1 {
+            return self.percent(share);
+        }
+        let places = (1.0 - percent.log10().floor()).min(9.0) as usize;
+        self.decimal(percent, places) + self.numbers.percent
+    }
+
     /// A share in percent with at most one decimal: `5 %`, `33.3 %`.
     #[must_use]
     pub fn percent(&self, share: f64) -> String {
