@@ -37,10 +37,10 @@ pub use self::{
     cost::{Cost, cost},
     delta::{Delta, DeltaHead, write as write_delta},
     mask::{AtlasMask, read as read_mask},
-    optimiser::{AdamW, DecayTo, Schedule, clip},
+    optimiser::{AdamW, DecayTo, Moments, Schedule, clip},
     report::{Page, page},
     run::{Metric, RunFolder, RunHead},
-    text::{Text, TextPlan},
+    text::{Text, TextPlan, targets},
     trainable::{Parameter, Trainable},
     trainer::{Event, Finish, Outcome, Settings, Trainer},
 };

@@ -1,5 +1,7 @@
 //! The integration tests: the library's laws, and the program as a person meets it.
 
+mod adapt;
+mod adapt_runs;
 mod atlas;
 mod bad_input;
 mod bench;

@@ -1,0 +1,554 @@
+//! Adaptation against PyTorch and PEFT (tests/oracles/adapt.py), and laws that hold for every method and every family.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path as FilePath, PathBuf},
+    sync::Arc,
+};
+
+use candle_core::{DType, Device, Tensor, Var};
+use neuroglot::{
+    adapt::{self, AdamW, Adaptation, Choice, DeltaHead, METHODS, Method, Moments, Trainable},
+    checkpoint::Checkpoint,
+    identify::Matching,
+    model::{Activations, Architecture, Decoder, Path, Projection, Site, UNSCORED, Unobserved, family},
+    neuron::{NeuronId, NeuronSet},
+};
+use tempfile::TempDir;
+
+use crate::tensors::{fixture, floats, ids, largest_difference};
+
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
+
+fn folder(name: &str) -> PathBuf {
+    FilePath::new(FIXTURES).join(name)
+}
+
+/// Every tiny checkpoint without experts.
+fn dense() -> Vec<PathBuf> {
+    let inside = |name: &str| std::fs::read_dir(folder(name)).unwrap().map(|entry| entry.unwrap().path());
+    let mut folders: Vec<_> = inside("families").chain(inside("tiny-llama")).collect();
+    folders.retain(|folder| {
+        let architecture = family::read(&Checkpoint::open(folder).unwrap()).unwrap();
+        architecture.spec.feed_forward.routing.is_none()
+    });
+    folders.sort();
+    folders
+}
+
+/// A model with all that a method needs of it.
+struct Bench {
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    neurons: NeuronSet,
+    ids: Tensor,
+}
+
+impl Bench {
+    fn new(folder: &FilePath) -> Self {
+        let checkpoint = Checkpoint::open(folder).unwrap();
+        let architecture = family::read(&checkpoint).unwrap();
+        let shape = architecture.spec.ffn;
+        let all = (0..shape.layers).flat_map(|layer| (1..shape.width).step_by(5).map(move |i| NeuronId::dense(layer, i)));
+        let neurons = NeuronSet::new(shape, all);
+        let ids = ids(&fixture(&folder.join("reference.safetensors"))["input_ids"]);
+        Self { checkpoint, architecture, neurons, ids }
+    }
+
+    fn choice(&self) -> Choice<'_> {
+        Choice {
+            architecture: &self.architecture,
+            language: "mlt_Latn".parse().unwrap(),
+            neurons: Some(&self.neurons),
+            seed: 7,
+            matching: Matching::PerLayer,
+            rank: 4,
+            alpha: 8.0,
+            dropout: 0.0,
+        }
+    }
+
+    fn open(&self, method: &Method) -> (Box<dyn Adaptation>, Trainable) {
+        let adaptation = method.open(&self.choice()).unwrap();
+        let trainable =
+            Trainable::load(&self.checkpoint, &self.architecture, &*adaptation, DType::F32, &Device::Cpu).unwrap();
+        (adaptation, trainable)
+    }
+
+    fn targets(&self) -> Vec<u32> {
+        targets(&self.ids)
+    }
+
+    fn base(&self) -> Decoder {
+        Decoder::load(&self.checkpoint, DType::F32, &Device::Cpu, Path::Inference).unwrap()
+    }
+}
+
+fn targets(ids: &Tensor) -> Vec<u32> {
+    adapt::targets(&ids.flatten_all().unwrap().to_vec1::<u32>().unwrap(), ids.dim(1).unwrap())
+}
+
+fn each(folders: &[PathBuf], check: impl Fn(&Bench) -> Result<(), String>) {
+    let failures: Vec<String> = folders
+        .iter()
+        .filter_map(|folder| {
+            let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+            check(&Bench::new(folder)).err().map(|why| format!("{name}: {why}"))
+        })
+        .collect();
+    assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+}
+
+/// Moves every value a little, each otherwise.
+fn disturb(trainable: &Trainable) {
+    let mut seed = 1u32;
+    for parameter in &trainable.parameters {
+        let noise: Vec<f32> = (0..parameter.var.elem_count())
+            .map(|_| {
+                seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                ((seed >> 8) as f32 / (1 << 24) as f32 - 0.5) * 0.05
+            })
+            .collect();
+        let noise = Tensor::from_vec(noise, parameter.var.shape(), &Device::Cpu).unwrap();
+        parameter.var.set(&(parameter.var.as_tensor() + noise).unwrap()).unwrap();
+    }
+}
+
+fn relative(found: &Tensor, wanted: &Tensor) -> f64 {
+    let (found, wanted) = (floats(found), floats(wanted));
+    assert_eq!(found.len(), wanted.len());
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
+    norm(&mut found.iter().zip(&wanted).map(|(a, b)| a - b)) / norm(&mut wanted.iter().copied()).max(1e-30)
+}
+
+#[test]
+fn the_gradients_of_every_weight_are_those_of_the_operators_with_gradients() {
+    each(&dense(), |bench| {
+        let mut vars: BTreeMap<String, Var> = BTreeMap::new();
+        let plain = Decoder::build(&bench.architecture, Path::Differentiable, |name| {
+            let var = Var::from_tensor(&bench.checkpoint.tensor(name, DType::F32, &Device::Cpu)?)?;
+            vars.insert(name.to_owned(), var.clone());
+            Ok(var.into_inner())
+        })
+        .unwrap();
+        let wanted = plain.nll(&bench.ids).unwrap().mean_all().unwrap();
+        let gradients = wanted.backward().unwrap();
+        let (_, trainable) = bench.open(Method::named("full").unwrap());
+        for activations in [Activations::Kept, Activations::Recomputed] {
+            let (loss, found) =
+                trainable.decoder.gradients(&bench.ids, &bench.targets(), &trainable.vars(), activations).unwrap();
+            let wanted: f32 = wanted.to_scalar().unwrap();
+            if (loss - f64::from(wanted)).abs() > 1e-5 {
+                return Err(format!("the loss is {loss}, and {wanted} by the other path"));
+            }
+            for (parameter, found) in trainable.parameters.iter().zip(found) {
+                let found = found.ok_or_else(|| format!("{} has no gradient", parameter.name))?;
+                let error = relative(&found, &gradients.get(&vars[&parameter.name]).unwrap().clone());
+                if error > 2e-5 {
+                    return Err(format!("{activations:?}: the gradient of {} differs by {error:e}", parameter.name));
+                }
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_frozen_model_gives_its_input_the_gradient_that_it_should_have() {
+    // Only the first layer trains: its gradient comes through every kernel above it.
+    each(&dense(), |bench| {
+        let first = bench.architecture.place(Site { layer: 0, projection: Projection::Gate }).unwrap();
+        let name = format!("{}.weight", first.stem);
+        let build = |path: Path| {
+            let mut own: Option<Var> = None;
+            let decoder = {
+                let weight = |asked: &str| {
+                    let tensor = bench.checkpoint.tensor(asked, DType::F32, &Device::Cpu)?;
+                    if asked != name {
+                        return Ok(tensor);
+                    }
+                    let var = Var::from_tensor(&tensor)?;
+                    own = Some(var.clone());
+                    Ok(var.into_inner())
+                };
+                match path {
+                    Path::Training => Decoder::trained(&bench.architecture, weight, |_, _| Ok(None)).unwrap(),
+                    path => Decoder::build(&bench.architecture, path, weight).unwrap(),
+                }
+            };
+            (decoder, own.unwrap())
+        };
+        let ((plain, plain_var), (trained, var)) = (build(Path::Differentiable), build(Path::Training));
+        let gradients = plain.nll(&bench.ids).unwrap().mean_all().unwrap().backward().unwrap();
+        let wanted = gradients.get(&plain_var).unwrap();
+        for activations in [Activations::Kept, Activations::Recomputed] {
+            let (_, found) = trained.gradients(&bench.ids, &bench.targets(), &[var.clone()], activations).unwrap();
+            let error = relative(found[0].as_ref().unwrap(), wanted);
+            if error > 2e-5 {
+                return Err(format!("{activations:?}: the gradient differs by {error:e}"));
+            }
+        }
+        let (a, b) = (
+            trained.logits(&bench.ids, &mut Unobserved).unwrap().detach(),
+            bench.base().logits(&bench.ids, &mut Unobserved).unwrap(),
+        );
+        let difference = largest_difference(&a, &b);
+        if difference < 1e-4 { Ok(()) } else { Err(format!("logits differ by {difference}")) }
+    });
+}
+
+#[test]
+fn what_is_not_scored_changes_neither_loss_nor_gradient() {
+    let bench = Bench::new(&folder("tiny-llama/scaled"));
+    let (_, trainable) = bench.open(Method::named("subnetwork").unwrap());
+    let (batch, seq) = bench.ids.dims2().unwrap();
+    let half = seq / 2;
+    let mut short = bench.ids.narrow(1, 0, half).unwrap().contiguous().unwrap();
+    let (wanted, gradients) =
+        trainable.decoder.gradients(&short, &targets(&short), &trainable.vars(), Activations::Kept).unwrap();
+    // The same windows filled up with other tokens.
+    let filling = Tensor::zeros((batch, seq - half), DType::U32, &Device::Cpu).unwrap();
+    let own = targets(&short);
+    short = Tensor::cat(&[&short, &filling], 1).unwrap();
+    let padded: Vec<u32> = own
+        .chunks(half)
+        .flat_map(|window| window.iter().copied().chain(std::iter::repeat_n(UNSCORED, seq - half)))
+        .collect();
+    let (loss, found) = trainable.decoder.gradients(&short, &padded, &trainable.vars(), Activations::Kept).unwrap();
+    assert!((loss - wanted).abs() < 1e-6, "{loss} {wanted}");
+    for (found, wanted) in found.iter().zip(&gradients) {
+        assert!(relative(found.as_ref().unwrap(), wanted.as_ref().unwrap()) < 1e-5);
+    }
+    let (nll, scored) = trainable.decoder.scored_nll(&short, &padded).unwrap();
+    assert_eq!(scored, batch * (half - 1));
+    assert!((nll / scored as f64 - wanted).abs() < 1e-6);
+}
+
+/// Every method on every family that it fits.
+fn laws(check: impl Fn(&Bench, &Method) -> Result<(), String>) {
+    each(&dense(), |bench| {
+        for method in METHODS {
+            check(bench, method).map_err(|why| format!("{}: {why}", method.name))?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_fresh_adaptation_is_the_identity() {
+    laws(|bench, method| {
+        let (_, trainable) = bench.open(method);
+        let found = trainable.decoder.logits(&bench.ids, &mut Unobserved).unwrap().detach();
+        let frozen = Decoder::trained(
+            &bench.architecture,
+            |name| bench.checkpoint.tensor(name, DType::F32, &Device::Cpu),
+            |_, _| Ok(None),
+        )
+        .unwrap();
+        let wanted = frozen.logits(&bench.ids, &mut Unobserved).unwrap();
+        // Whole tensors go through other products than frozen ones.
+        let limit = if trainable.tensors.is_empty() { f32::MIN_POSITIVE } else { 1e-5 };
+        let difference = largest_difference(&found, &wanted);
+        if difference < limit { Ok(()) } else { Err(format!("logits differ by {difference}")) }
+    });
+}
+
+#[test]
+fn gradients_reach_every_trained_value_and_the_plan_knows_their_number() {
+    laws(|bench, method| {
+        let (adaptation, trainable) = bench.open(method);
+        let cost = adapt::cost(
+            &*adaptation,
+            &bench.architecture,
+            DType::F32,
+            Activations::Kept,
+            [1, 1, bench.ids.dim(1).unwrap()],
+            1,
+        );
+        if cost.trained != trainable.size() {
+            return Err(format!("{} values were announced and {} train", cost.trained, trainable.size()));
+        }
+        // LoRA's A has no gradient while B is zero.
+        disturb(&trainable);
+        let (_, found) =
+            trainable.decoder.gradients(&bench.ids, &bench.targets(), &trainable.vars(), Activations::Recomputed).unwrap();
+        for (parameter, found) in trainable.parameters.iter().zip(found) {
+            let found = found.ok_or_else(|| format!("{} has no gradient", parameter.name))?;
+            if floats(&found).iter().all(|&g| g == 0.0) {
+                return Err(format!("the gradient of {} is zero", parameter.name));
+            }
+        }
+        Ok(())
+    });
+}
+
+/// A delta of what a trainable has become.
+fn delta_of(bench: &Bench, adaptation: &dyn Adaptation, trainable: &Trainable, method: &str, place: &FilePath) {
+    let head = DeltaHead {
+        base: "neuroglot/tiny".to_owned(),
+        revision: None,
+        language: "mlt_Latn".parse().unwrap(),
+        method: method.to_owned(),
+        run: "0".repeat(16),
+        trained: trainable.size(),
+        parameters: bench.architecture.parameters(),
+        corpus: "dir:text".to_owned(),
+        tokens: 0,
+        atlas: None,
+    };
+    adapt::write_delta(place, &head, trainable, adaptation.neurons(), &bench.checkpoint, &bench.architecture).unwrap();
+}
+
+#[test]
+fn a_delta_gives_what_the_patches_give_and_touches_nothing_else() {
+    let folder = TempDir::new().unwrap();
+    let place = folder.path().join("delta.safetensors");
+    laws(|bench, method| {
+        let (adaptation, trainable) = bench.open(method);
+        disturb(&trainable);
+        let wanted = trainable.decoder.logits(&bench.ids, &mut Unobserved).unwrap().detach();
+        delta_of(bench, &*adaptation, &trainable, method.name, &place);
+        let delta = adapt::Delta::open(&place, &bench.checkpoint).map_err(|error| error.to_string())?;
+        let touched: Vec<&str> = delta.tensors().collect();
+        let own = Decoder::build(&bench.architecture, Path::Differentiable, |name| {
+            let tensor = delta.tensor(&bench.checkpoint, name, DType::F32, &Device::Cpu)?;
+            let base = bench.checkpoint.tensor(name, DType::F32, &Device::Cpu)?;
+            let same = largest_difference(&tensor, &base) == 0.0;
+            assert!(same != touched.contains(&name), "{name} {} changed", if same { "has not" } else { "has" });
+            Ok(tensor)
+        })
+        .unwrap();
+        let found = own.logits(&bench.ids, &mut Unobserved).unwrap();
+        let difference = largest_difference(&found, &wanted);
+        if difference > 2e-5 {
+            return Err(format!("logits differ by {difference}"));
+        }
+        let changes = adapt::changes(&delta, &bench.checkpoint, &bench.architecture).unwrap();
+        if changes.iter().any(|change| change.relative <= 0.0 || change.mean <= 0.0) {
+            return Err("a part that was moved is said not to have changed".to_owned());
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_delta_trains_neurons_and_leaves_the_others_to_the_bit() {
+    let bench = Bench::new(&folder("families/phi3-short"));
+    let (adaptation, trainable) = bench.open(Method::named("subnetwork").unwrap());
+    disturb(&trainable);
+    let folder = TempDir::new().unwrap();
+    let place = folder.path().join("delta.safetensors");
+    delta_of(&bench, &*adaptation, &trainable, "subnetwork", &place);
+    let delta = adapt::Delta::open(&place, &bench.checkpoint).unwrap();
+    let shape = bench.architecture.spec.ffn;
+    for layer in 0..shape.layers {
+        for projection in [Projection::Gate, Projection::Up, Projection::Down] {
+            let own = bench.architecture.place(Site { layer, projection }).unwrap();
+            let name = format!("{}.weight", own.stem);
+            let rows = |tensor: Tensor| {
+                let tensor = own.cut.of(&tensor).unwrap();
+                let tensor = if projection == Projection::Down { tensor.t().unwrap() } else { tensor };
+                tensor.to_vec2::<f32>().unwrap()
+            };
+            let before = rows(bench.checkpoint.tensor(&name, DType::F32, &Device::Cpu).unwrap());
+            let after = rows(delta.tensor(&bench.checkpoint, &name, DType::F32, &Device::Cpu).unwrap());
+            for (index, (before, after)) in before.iter().zip(&after).enumerate() {
+                let trains = bench.neurons.contains(NeuronId::dense(layer, index));
+                assert_eq!(before != after, trains, "{projection:?} {layer}.{index}");
+            }
+        }
+    }
+}
+
+/// One step's gradients by our own pass, clipped, and a step of AdamW.
+fn step(trainable: &Trainable, ids: &Tensor, moments: &mut [Moments], number: u64, optimiser: &AdamW) -> (f64, f64) {
+    let (loss, found) =
+        trainable.decoder.gradients(ids, &targets(ids), &trainable.vars(), Activations::Recomputed).unwrap();
+    let mut gradients: Vec<Vec<f32>> =
+        found.into_iter().map(|found| found.unwrap().flatten_all().unwrap().to_vec1().unwrap()).collect();
+    let norm = adapt::clip(&mut gradients, 1.0);
+    let mut values = trainable.values().unwrap();
+    for ((values, moments), gradient) in values.iter_mut().zip(moments).zip(&gradients) {
+        optimiser.step(number, optimiser.rate, values, moments, gradient, &[]);
+    }
+    trainable.set(&values).unwrap();
+    (loss, norm)
+}
+
+fn moments(trainable: &Trainable) -> Vec<Moments> {
+    trainable.parameters.iter().map(|parameter| Moments::new(parameter.var.elem_count())).collect()
+}
+
+/// The ids of one step: all of them turned on by as many.
+fn turned(ids: &Tensor, vocabulary: usize, step: u32) -> Tensor {
+    let values: Vec<u32> = ids.flatten_all().unwrap().to_vec1().unwrap();
+    let values: Vec<u32> = values.into_iter().map(|id| (id + step) % vocabulary as u32).collect();
+    Tensor::from_vec(values, ids.shape(), &Device::Cpu).unwrap()
+}
+
+const ORACLES: [(&str, &str); 4] =
+    [("llama", "tiny-llama/scaled"), ("phi3", "families/phi3-short"), ("gpt2", "families/gpt2"), ("qwen3", "families/qwen3-untied")];
+
+#[test]
+fn gradients_of_neurons_are_pytorchs_dense_gradients_gathered() {
+    for (name, place) in ORACLES {
+        let reference = fixture(&folder(&format!("adapt/{name}.safetensors")));
+        let bench = Bench::new(&folder(place));
+        let (_, trainable) = bench.open(Method::named("subnetwork").unwrap());
+        let (loss, found) =
+            trainable.decoder.gradients(&bench.ids, &bench.targets(), &trainable.vars(), Activations::Kept).unwrap();
+        let wanted = floats(&reference["loss"])[0];
+        assert!((loss - wanted).abs() < 1e-5, "{name}: {loss} {wanted}");
+        for (parameter, found) in trainable.parameters.iter().zip(found) {
+            let key = format!("gradient.{}", parameter.name.strip_suffix(".values").unwrap());
+            let error = relative(&found.unwrap(), &reference[&key]);
+            assert!(error < 1e-5, "{name}: {key} differs by {error:e}");
+        }
+    }
+}
+
+#[test]
+fn ten_steps_are_pytorchs_ten_steps() {
+    for (name, place) in ORACLES {
+        let reference = fixture(&folder(&format!("adapt/{name}.safetensors")));
+        let bench = Bench::new(&folder(place));
+        let (_, trainable) = bench.open(Method::named("subnetwork").unwrap());
+        let mut moments = moments(&trainable);
+        let (losses, norms) = (floats(&reference["losses"]), floats(&reference["norms"]));
+        for number in 0..losses.len() {
+            let ids = turned(&bench.ids, bench.architecture.spec.vocabulary, number as u32);
+            let (loss, norm) = step(&trainable, &ids, &mut moments, number as u64 + 1, &AdamW::new(1e-3));
+            assert!((loss - losses[number]).abs() < 1e-4, "{name}, step {number}: {loss} {}", losses[number]);
+            assert!((norm / norms[number] - 1.0).abs() < 1e-3, "{name}, step {number}: {norm} {}", norms[number]);
+        }
+        for parameter in &trainable.parameters {
+            let key = format!("after.{}", parameter.name.strip_suffix(".values").unwrap());
+            let difference = largest_difference(parameter.var.as_tensor(), &reference[&key]);
+            assert!(difference < 1e-4, "{name}: {key} differs by {difference}");
+        }
+    }
+}
+
+/// PEFT's name of a patch's value.
+fn peft_name(bench: &Bench, method: &str, site: Site, value: &str) -> String {
+    let stem = bench.architecture.place(site).unwrap().stem;
+    match method {
+        "lora" => format!("base_model.model.{stem}.{value}.default.weight"),
+        _ => format!("base_model.model.{stem}.ia3_l.default"),
+    }
+}
+
+#[test]
+fn lora_and_ia3_are_pefts() {
+    for method in ["lora", "ia3"] {
+        let reference: HashMap<String, Tensor> = fixture(&folder(&format!("adapt/{method}.safetensors")));
+        let bench = Bench::new(&folder("tiny-llama/scaled"));
+        let (_, trainable) = bench.open(Method::named(method).unwrap());
+        let patches: Vec<(Site, Arc<dyn neuroglot::model::Patch>)> = trainable.patches.clone();
+        let values = || patches.iter().flat_map(|(site, patch)| patch.vars().into_iter().map(move |(name, var)| (*site, name, var)));
+        for (site, name, var) in values() {
+            let own = &reference[&format!("before.{}", peft_name(&bench, method, site, name))];
+            var.set(&own.reshape(var.shape()).unwrap()).unwrap();
+        }
+        let mut moments = moments(&trainable);
+        for (number, wanted) in floats(&reference["losses"]).into_iter().enumerate() {
+            let ids = turned(&bench.ids, bench.architecture.spec.vocabulary, number as u32);
+            let (loss, _) = step(&trainable, &ids, &mut moments, number as u64 + 1, &AdamW::new(1e-2));
+            assert!((loss - wanted).abs() < 1e-4, "{method}, step {number}: {loss} {wanted}");
+        }
+        for (site, name, var) in values() {
+            let key = format!("after.{}", peft_name(&bench, method, site, name));
+            let difference = largest_difference(var.as_tensor(), &reference[&key].reshape(var.shape()).unwrap());
+            assert!(difference < 1e-4, "{key} differs by {difference}");
+        }
+        let logits = trainable.decoder.logits(&bench.ids, &mut Unobserved).unwrap().detach();
+        assert!(largest_difference(&logits, &reference["logits"]) < 1e-4);
+    }
+}
+
+#[test]
+fn what_lora_drops_is_the_same_when_a_layer_is_recomputed() {
+    let bench = Bench::new(&folder("tiny-llama/scaled"));
+    let choice = Choice { dropout: 0.5, ..bench.choice() };
+    let adaptation = Method::named("lora").unwrap().open(&choice).unwrap();
+    let trainable =
+        Trainable::load(&bench.checkpoint, &bench.architecture, &*adaptation, DType::F32, &Device::Cpu).unwrap();
+    disturb(&trainable);
+    let pass = |seed: Option<u64>, activations| {
+        trainable.seed(seed);
+        trainable.decoder.gradients(&bench.ids, &bench.targets(), &trainable.vars(), activations).unwrap()
+    };
+    let (kept, recomputed) = (pass(Some(3), Activations::Kept), pass(Some(3), Activations::Recomputed));
+    assert_eq!(kept.0.to_bits(), recomputed.0.to_bits());
+    for (a, b) in kept.1.iter().zip(&recomputed.1) {
+        assert_eq!(largest_difference(a.as_ref().unwrap(), b.as_ref().unwrap()), 0.0);
+    }
+    assert_ne!(kept.0, pass(Some(4), Activations::Kept).0, "another seed drops others");
+    assert_eq!(pass(None, Activations::Kept).0, pass(None, Activations::Kept).0);
+    assert_ne!(kept.0, pass(None, Activations::Kept).0, "validation drops nothing");
+}
+
+#[test]
+fn in_bf16_the_gradients_are_near_those_in_f32() {
+    for place in ["tiny-llama/scaled", "families/gpt2", "families/gemma2"] {
+        let bench = Bench::new(&folder(place));
+        let load = |dtype| {
+            let adaptation = Method::named("subnetwork").unwrap().open(&bench.choice()).unwrap();
+            Trainable::load(&bench.checkpoint, &bench.architecture, &*adaptation, dtype, &Device::Cpu).unwrap()
+        };
+        let (wide, narrow) = (load(DType::F32), load(DType::BF16));
+        let pass = |trainable: &Trainable| {
+            trainable.decoder.gradients(&bench.ids, &bench.targets(), &trainable.vars(), Activations::Kept).unwrap()
+        };
+        let ((loss, wanted), (rounded, found)) = (pass(&wide), pass(&narrow));
+        assert!((loss - rounded).abs() < 0.02 * loss, "{place}: {loss} {rounded}");
+        for ((parameter, found), wanted) in wide.parameters.iter().zip(found).zip(wanted) {
+            let error = relative(&found.unwrap(), &wanted.unwrap());
+            assert!(error < 0.1, "{place}: {} differs by {error}", parameter.name);
+        }
+    }
+}
+
+#[test]
+fn a_random_control_matches_and_avoids_the_language() {
+    let bench = Bench::new(&folder("tiny-llama/scaled"));
+    let neurons = |matching, seed| {
+        let choice = Choice { matching, seed, ..bench.choice() };
+        Method::named("random").unwrap().open(&choice).unwrap().neurons().unwrap().clone()
+    };
+    let (own, drawn) = (&bench.neurons, neurons(Matching::PerLayer, 1));
+    for layer in 0..own.shape().layers {
+        assert_eq!(drawn.layer(layer).len(), own.layer(layer).len());
+        assert_eq!(own.shared(&drawn, layer), 0);
+    }
+    assert_eq!(neurons(Matching::Overall, 1).len(), own.len());
+    assert_eq!(drawn, neurons(Matching::PerLayer, 1));
+    assert_ne!(drawn, neurons(Matching::PerLayer, 2));
+    let last = Method::named("last-layers").unwrap().open(&bench.choice()).unwrap();
+    let last = last.neurons().unwrap();
+    assert_eq!(last.len(), own.len());
+    assert!(last.layer(own.shape().layers - 1).len() >= last.layer(0).len());
+}
+
+#[test]
+fn adamw_does_by_hand_what_its_formula_says() {
+    // g = 0.5, lr 0.1, decay 0.01: value 1 → 0.999; mean 0.05, square 0.00025; corrected 0.5 and 0.25, so the step is 0.1 · 0.5 / 0.5.
+    let (mut values, mut moments) = (vec![1.0], Moments::new(1));
+    AdamW::new(0.1).step(1, 0.1, &mut values, &mut moments, &[0.5], &[]);
+    assert!((values[0] - 0.899).abs() < 1e-6, "{values:?}");
+    // Towards the base 0.8: 1 − 0.001 · 0.2 = 0.9998.
+    let base = AdamW { decay_to: adapt::DecayTo::Base, ..AdamW::new(0.1) };
+    let (mut values, mut moments) = (vec![1.0], Moments::new(1));
+    base.step(1, 0.1, &mut values, &mut moments, &[0.5], &[0.8]);
+    assert!((values[0] - 0.8998).abs() < 1e-6, "{values:?}");
+    // ‖(3, 4)‖ = 5 becomes 1.
+    let mut gradients = vec![vec![3.0], vec![4.0]];
+    assert!((adapt::clip(&mut gradients, 1.0) - 5.0).abs() < 1e-9);
+    assert!((gradients[0][0] - 0.6).abs() < 1e-5 && (gradients[1][0] - 0.8).abs() < 1e-5);
+    // 10 of 110 steps of warm-up, then half a cosine or a line to zero.
+    let at = |schedule: adapt::Schedule, step| schedule.factor(step, 10, 110);
+    assert!((at(adapt::Schedule::Cosine, 6) - 0.5).abs() < 1e-12);
+    assert!((at(adapt::Schedule::Cosine, 61) - 0.5).abs() < 1e-12);
+    assert!((at(adapt::Schedule::Linear, 36) - 0.75).abs() < 1e-12);
+    assert!((at(adapt::Schedule::Constant, 110) - 1.0).abs() < 1e-12);
+}
