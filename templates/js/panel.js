@@ -67,7 +67,10 @@
     section.replaceChildren(heading, tools, ...content);
     section.hidden = false;
     section.dataset.neuron = hash;
-    section.scrollIntoView({ block: "start" });
+    const bring = () => section.scrollIntoView({ block: "start", behavior: "instant" });
+    bring();
+    // The browser goes to the row of that name when it has loaded everything.
+    if (doc.readyState !== "complete") { addEventListener("load", () => requestAnimationFrame(bring), { once: true }); }
     if (focus) { heading.focus({ preventScroll: true }); }
   };
   const close = () => {
