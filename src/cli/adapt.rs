@@ -14,8 +14,8 @@ use tokenizers::Tokenizer;
 use super::{
     Outcome, STOP, Talk,
     apply::card,
-    hub::{HubArgs, Located, on_hub},
-    profile::{corpus_help, folder_name, model_help, separator},
+    hub::{HubArgs, Located, folder_name, on_hub},
+    profile::{corpus_help, model_help, separator},
     usage,
 };
 use crate::{

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{
     Outcome, STOP, Talk,
     hub::{HubArgs, Located},
-    profile::{corpus_help, folder_name, model_help},
+    profile::{corpus_help, model_help},
     usage,
 };
 use crate::{
@@ -379,10 +379,7 @@ impl<'a> Plan<'a> {
         let Opened { device, remark } = settings.device.open()?;
         let dtype = settings.dtype.on(&device);
         let precision = device::precision(dtype).to_owned();
-        let (id, revision) = match &model.origin {
-            Some((id, commit)) => (name.unwrap_or_else(|| id.clone()), Some(commit.clone())),
-            None => (name.unwrap_or_else(|| folder_name(&model.path)), None),
-        };
+        let (id, revision) = model.name(name.as_ref(), None)?;
         let of_task =
             |asked: &Asked| TaskParameters { task: asked.task.name().to_owned(), settings: asked.task.settings() };
         let parameters = Parameters {
