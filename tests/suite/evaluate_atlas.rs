@@ -153,7 +153,8 @@ fn pages_say_of_adaptations_what_the_table_says() {
             "Measures in other languages: 0 better, 1 worse, 1 not told apart from no change."
         );
         let html = String::from_utf8(sandbox.read(&format!("{folder}/{page}.html"))).unwrap();
-        for text in ["−0.500 ± 0.100", "+0.120 ± 0.025", "+0.250 ± 0.030", "5,000 (0.2", "lower is better", "subnetwork"]
+        for text in
+            ["−0.500 ± 0.100", "+0.120 ± 0.025", "+0.250 ± 0.030", "5,000 (0.2", "lower is better", "subnetwork"]
         {
             assert!(html.contains(text), "{page} without {text}");
         }
