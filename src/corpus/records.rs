@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 
 use super::{CorpusError, files::Lines, hub::language_in, identity, jsonl::LANGUAGE_FIELDS};
 use crate::{
-    hub::{Hub, HubPath, Kind, unwatched},
+    hub::{Hub, HubPath, Kind, Snapshot, unwatched},
     language::{LanguageCode, Registry},
 };
 
@@ -71,6 +71,8 @@ pub struct Records {
     languages: BTreeMap<LanguageCode, Vec<PathBuf>>,
     /// One file, each of whose rows says its language.
     mixed: bool,
+    /// Where the files are fetched from when they are read.
+    snapshot: Option<Snapshot>,
 }
 
 /// A row, and where it stands.
@@ -106,7 +108,12 @@ impl Records {
         if path.is_file() {
             let own = path.file_name().and_then(|name| name.to_string_lossy().split('.').find_map(language_in));
             if let Some(code) = own.or(language).filter(|_| !says_language(path).unwrap_or(false)) {
-                return Ok(Self { id, languages: BTreeMap::from([(code, vec![path.clone()])]), mixed: false });
+                return Ok(Self {
+                    id,
+                    languages: BTreeMap::from([(code, vec![path.clone()])]),
+                    mixed: false,
+                    snapshot: None,
+                });
             }
             return Self::mixed(id, path);
         }
@@ -120,7 +127,7 @@ impl Records {
         }
         let languages =
             files.into_iter().map(|(code, names)| (code, names.iter().map(|name| path.join(name)).collect()));
-        Ok(Self { id, languages: languages.collect(), mixed: false })
+        Ok(Self { id, languages: languages.collect(), mixed: false, snapshot: None })
     }
 
     fn of_hub(
@@ -138,19 +145,14 @@ impl Records {
         if files.is_empty() {
             return Err(CorpusError::NoHubLanguages { corpus: snapshot.id() });
         }
-        let mut languages: BTreeMap<LanguageCode, Vec<PathBuf>> = BTreeMap::new();
-        for (code, names) in files {
-            for name in names {
-                let file = snapshot.file(&name)?;
-                languages.entry(code).or_default().push(snapshot.fetch(file, &unwatched())?);
-            }
-        }
+        let languages = files.into_iter().map(|(code, names)| (code, names.into_iter().map(PathBuf::from).collect()));
+        let languages = languages.collect();
         let id = if folder.is_empty() {
             format!("hub:{}", snapshot.id())
         } else {
             format!("hub:{}/{folder}@{}", snapshot.repo(), snapshot.commit())
         };
-        Ok(Self { id, languages, mixed: false })
+        Ok(Self { id, languages, mixed: false, snapshot: Some(snapshot) })
     }
 
     fn mixed(id: String, path: &Path) -> Result<Self, CorpusError> {
@@ -162,7 +164,7 @@ impl Records {
             let wanted = "a row with a language";
             return Err(CorpusError::NoLanguages { path: path.to_owned(), wanted, ignored: vec![] });
         }
-        Ok(Self { id, languages, mixed: true })
+        Ok(Self { id, languages, mixed: true, snapshot: None })
     }
 
     /// What it is, without the place where it lies on this machine.
@@ -184,8 +186,13 @@ impl Records {
     pub fn of(&self, language: LanguageCode) -> Result<Vec<Record>, CorpusError> {
         let none = || CorpusError::NoText { corpus: self.id.clone(), language, available: self.languages() };
         let mut records = Vec::new();
-        for path in self.languages.get(&language).ok_or_else(none)? {
-            for record in read(path)? {
+        for file in self.languages.get(&language).ok_or_else(none)? {
+            // Only what is read is fetched.
+            let path = match &self.snapshot {
+                None => file.clone(),
+                Some(snapshot) => snapshot.fetch(snapshot.file(&file.to_string_lossy())?, &unwatched())?,
+            };
+            for record in read(&path)? {
                 let record = record?;
                 if !self.mixed || language_of(&record)? == language {
                     records.push(record);

@@ -13,6 +13,7 @@ mod device;
 mod evaluate;
 mod evaluate_atlas;
 mod evaluate_cache;
+mod evaluate_data;
 mod experts;
 mod families;
 mod gemma3;
