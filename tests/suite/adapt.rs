@@ -328,9 +328,9 @@ fn a_delta_gives_what_the_patches_give_and_touches_nothing_else() {
         })
         .unwrap();
         let found = own.logits(&bench.ids, &mut Unobserved).unwrap();
-        let difference = largest_difference(&found, &wanted);
-        if difference > 2e-5 {
-            return Err(format!("logits differ by {difference}"));
+        let error = relative(&found, &wanted);
+        if error > 1e-5 {
+            return Err(format!("logits differ by {error:e} of their size"));
         }
         let changes = adapt::changes(&delta, &bench.checkpoint, &bench.architecture).unwrap();
         if changes.iter().any(|change| change.relative <= 0.0 || change.mean <= 0.0) {
