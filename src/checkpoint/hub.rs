@@ -52,6 +52,16 @@ impl HubModel {
         Ok(Self { snapshot, files, gguf: None })
     }
 
+    /// As [`HubModel::find`], for who asks only what the model is like: config.json, or the GGUF file named, in which it stands.
+    ///
+    /// # Errors
+    /// When there is no such model, it may not be seen, or it has no config.json.
+    pub fn find_config(hub: &Hub, place: &HubPath) -> Result<Self, CheckpointError> {
+        let snapshot = hub.snapshot(Kind::Model, &place.repo, place.revision.as_deref())?;
+        let files = vec![snapshot.file(place.path.as_deref().unwrap_or(NEEDED[0]))?.clone()];
+        Ok(Self { snapshot, files, gguf: place.path.clone() })
+    }
+
     /// `owner/name`.
     #[must_use]
     pub fn id(&self) -> String {

@@ -14,8 +14,8 @@ use tokenizers::Tokenizer;
 use super::{
     Outcome, STOP, Talk,
     apply::card,
-    hub::{HubArgs, Located, on_hub},
-    profile::{corpus_help, folder_name, model_help, separator},
+    hub::{HubArgs, Located, folder_name, on_hub},
+    profile::{corpus_help, model_help, separator},
     usage,
 };
 use crate::{
@@ -417,13 +417,7 @@ impl Ground {
             separator: separator(&checkpoint, training.document_separator)?,
             vocabulary: spec.vocabulary,
         };
-        let (id, revision) = match &located.origin {
-            Some((id, commit)) => (training.model_id.clone().unwrap_or_else(|| id.clone()), Some(commit.clone())),
-            None => (
-                training.model_id.clone().unwrap_or_else(|| folder_name(&located.path)),
-                training.model_revision.clone(),
-            ),
-        };
+        let (id, revision) = located.name(training.model_id.as_ref(), training.model_revision.as_ref())?;
         Ok(Self {
             hashes: checkpoint.hashes()?,
             plan: TextPlan { language, windows, validation: training.validation_tokens },

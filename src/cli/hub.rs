@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{STOP, Talk, usage};
 use crate::{
-    checkpoint::HubModel,
+    checkpoint::{CheckpointError, HubModel},
     hub::{Hub, HubError, HubPath},
     output::size,
 };
@@ -26,6 +26,28 @@ pub struct Located {
     pub path: PathBuf,
     /// `owner/name` and the commit, of a model from a Hub.
     pub origin: Option<(String, String)>,
+}
+
+impl Located {
+    /// What the model is called in an atlas, and its revision: of a model from a Hub, the commit, whatever anybody says.
+    pub fn name(&self, id: Option<&String>, revision: Option<&String>) -> anyhow::Result<(String, Option<String>)> {
+        let Some((found, commit)) = &self.origin else {
+            return Ok((id.cloned().unwrap_or_else(|| folder_name(&self.path)), revision.cloned()));
+        };
+        if revision.is_some_and(|said| said != commit) {
+            return Err(usage(anyhow::anyhow!(
+                "--model-revision says otherwise than the Hub, where {found} is fetched at {commit}; write --model {found}@REVISION instead"
+            )));
+        }
+        Ok((id.unwrap_or(found).clone(), Some(commit.clone())))
+    }
+}
+
+/// What a model is called that nobody gave a name.
+pub fn folder_name(path: &Path) -> String {
+    let absolute = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let name = absolute.file_name().map_or_else(|| "model".into(), std::ffi::OsStr::to_string_lossy);
+    name.strip_suffix(".gguf").unwrap_or(&name).to_owned()
 }
 
 /// What a person means by `owner/name`: a place on a Hub, unless it is a path here, or would be one if its last part were there.
@@ -48,11 +70,25 @@ impl HubArgs {
     /// A model by its path, or by `owner/name[/FILE.gguf][@revision]` where no such path is. What is missing of it is fetched;
     /// nothing comes back when the command was interrupted meanwhile.
     pub fn locate(&self, model: &Path, talk: &Talk) -> anyhow::Result<Option<Located>> {
+        self.fetch(model, talk, HubModel::find)
+    }
+
+    /// As [`HubArgs::locate`], without the weights.
+    pub fn locate_config(&self, model: &Path, talk: &Talk) -> anyhow::Result<Option<Located>> {
+        self.fetch(model, talk, HubModel::find_config)
+    }
+
+    fn fetch(
+        &self,
+        model: &Path,
+        talk: &Talk,
+        find: fn(&Hub, &HubPath) -> Result<HubModel, CheckpointError>,
+    ) -> anyhow::Result<Option<Located>> {
         let local = || Ok(Some(Located { path: model.to_owned(), origin: None }));
         let Some(place) = on_hub(model)? else { return local() };
         let typed = || format!("`{}` is no folder or file here, and so a Hub was asked for it", model.display());
         let hub = self.open()?;
-        let found = HubModel::find(&hub, &place).with_context(typed)?;
+        let found = find(&hub, &place).with_context(typed)?;
         let missing = found.missing_bytes();
         if missing > 0 {
             let files = found.files().len();

@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::{Map, Value};
 
-use super::{Outcome, Talk, bench, profile::folder_name, usage};
+use super::{Outcome, Talk, bench, hub::HubArgs, usage};
 use crate::{
     atlas::{self, Import, Manifest, ModelRow, Release, UNKNOWN_LICENCE},
     checkpoint::Checkpoint,
@@ -48,7 +48,7 @@ pub struct ImportArgs {
     /// The model's name in the atlas, owner/name; the folder's, the GGUF file's or the known model's name unless said.
     #[arg(long, value_name = "ID")]
     model_id: Option<String>,
-    /// The model's revision in the atlas.
+    /// The model's revision in the atlas; of a model on the Hub, the commit.
     #[arg(long, value_name = "REVISION")]
     model_revision: Option<String>,
     /// The model's licence in the atlas, as an SPDX identifier.
@@ -57,12 +57,14 @@ pub struct ImportArgs {
     /// SPDX identifier of the masks' licence; that of the atlas that is there, or `unknown`, unless said.
     #[arg(long, value_name = "SPDX")]
     licence: Option<String>,
+    #[command(flatten)]
+    hub: HubArgs,
 }
 
 fn model_help() -> String {
     let known = bench::shape_names();
     format!(
-        "The model that the masks are of: a folder with config.json (weights are not needed), a GGUF file, or one of {known}"
+        "The model that the masks are of: a folder with config.json (weights are not needed), a GGUF file, owner/name[@revision] on the Hub, or one of {known}"
     )
 }
 
@@ -83,7 +85,10 @@ impl ImportArgs {
                 "--languages all: the file does not say which languages it holds; name them in its order"
             )));
         }
-        let model = self.model()?;
+        let Some(model) = self.model(talk)? else {
+            talk.say("interrupted; the same command continues");
+            return Ok(Outcome::Interrupted);
+        };
         atlas::check_place(&self.out)?;
         let rate = self.top_rate.map(Rate::get);
         let masks = Import::read(&self.file, model, &self.method, languages, rate, self.origin.clone())?;
@@ -112,9 +117,16 @@ impl ImportArgs {
         self.licence.clone().or_else(there).unwrap_or_else(|| UNKNOWN_LICENCE.to_owned())
     }
 
-    fn model(&self) -> anyhow::Result<ModelRow> {
-        let path = Path::new(&self.model);
-        let (id, config, architecture, config_sha256) = if path.is_dir() {
+    /// What the masks are of; nothing, when its config was still being fetched as the command was interrupted.
+    fn model(&self, talk: &Talk) -> anyhow::Result<Option<ModelRow>> {
+        if let Some((config, architecture)) = bench::shape(&self.model)?.filter(|_| !Path::new(&self.model).exists()) {
+            let id = self.model_id.as_ref().unwrap_or(&self.model).clone();
+            return Ok(Some(self.row((id, self.model_revision.clone()), &config, &architecture, None)));
+        }
+        let Some(found) = self.hub.locate_config(Path::new(&self.model), talk)? else { return Ok(None) };
+        let name = found.name(self.model_id.as_ref(), self.model_revision.as_ref())?;
+        let path = found.path;
+        let (config, architecture, config_sha256) = if path.is_dir() {
             let file = path.join("config.json");
             let json = std::fs::read(&file).with_context(|| {
                 format!("{}: cannot be read; the folder of --model holds the model's config.json", file.display())
@@ -122,34 +134,32 @@ impl ImportArgs {
             let config: Map<String, Value> =
                 serde_json::from_slice(&json).with_context(|| format!("{}: is no JSON object", file.display()))?;
             let architecture = family::of_config(file, &config, &|_| false).map_err(ModelError::from)?;
-            (folder_name(path), config, architecture, Some(output::sha256(&json)))
+            (config, architecture, Some(output::sha256(&json)))
         } else if path.is_file() {
-            let checkpoint = Checkpoint::open(path)?;
+            let checkpoint = Checkpoint::open(&path)?;
             let architecture = family::read(&checkpoint).map_err(ModelError::from)?;
-            (folder_name(path), checkpoint.config().clone(), architecture, None)
-        } else if let Some((config, architecture)) = bench::shape(&self.model)? {
-            (self.model.clone(), config, architecture, None)
+            (checkpoint.config().clone(), architecture, None)
         } else {
             return Err(usage(anyhow::anyhow!(
-                "--model {}: is no folder with config.json, no GGUF file and none of {}",
+                "--model {}: is no folder with config.json, no GGUF file, no owner/name on the Hub and none of {}",
                 self.model,
                 bench::shape_names()
             )));
         };
-        Ok(self.row(id, &config, &architecture, config_sha256))
+        Ok(Some(self.row(name, &config, &architecture, config_sha256)))
     }
 
     fn row(
         &self,
-        id: String,
+        (id, revision): (String, Option<String>),
         config: &Map<String, Value>,
         architecture: &Architecture,
         config_sha256: Option<String>,
     ) -> ModelRow {
         let ffn = architecture.spec.ffn;
         ModelRow {
-            id: self.model_id.clone().unwrap_or(id),
-            revision: self.model_revision.clone(),
+            id,
+            revision,
             architecture: config.get("model_type").and_then(Value::as_str).unwrap_or_default().to_owned(),
             layers: ffn.layers,
             experts: ffn.experts,

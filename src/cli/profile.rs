@@ -175,7 +175,7 @@ impl ProfilePlan {
             text_column: settings.text_column.clone(),
             offline: settings.hub.offline,
         };
-        let (id, revision) = name(model, settings)?;
+        let (id, revision) = model.name(settings.model_id.as_ref(), settings.model_revision.as_ref())?;
         let corpus = corpus::open(corpus, &options)?;
         let languages = choose(corpus.as_ref(), languages, shard)?;
         let checkpoint = Checkpoint::open(&model.path)?;
@@ -304,27 +304,6 @@ fn choose(corpus: &dyn Corpus, list: &str, shard: Option<(usize, usize)>) -> any
         None => languages,
         Some((i, n)) => languages.into_iter().skip(i - 1).step_by(n).collect(),
     })
-}
-
-/// What the model is called in the atlas, and its revision: of a model from a Hub, the commit, whatever anybody says.
-fn name(model: &Located, settings: &ProfileSettings) -> anyhow::Result<(String, Option<String>)> {
-    let Some((id, commit)) = &model.origin else {
-        let id = settings.model_id.clone().unwrap_or_else(|| folder_name(&model.path));
-        return Ok((id, settings.model_revision.clone()));
-    };
-    if settings.model_revision.as_ref().is_some_and(|said| said != commit) {
-        return Err(usage(anyhow::anyhow!(
-            "--model-revision says otherwise than the Hub, where {id} is fetched at {commit}; write --model {id}@REVISION instead"
-        )));
-    }
-    Ok((settings.model_id.clone().unwrap_or_else(|| id.clone()), Some(commit.clone())))
-}
-
-/// What a model is called that nobody gave a name.
-pub(super) fn folder_name(path: &Path) -> String {
-    let absolute = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let name = absolute.file_name().map_or_else(|| "model".into(), std::ffi::OsStr::to_string_lossy);
-    name.strip_suffix(".gguf").unwrap_or(&name).to_owned()
 }
 
 pub(super) fn separator(checkpoint: &Checkpoint, separator: Separator) -> anyhow::Result<Option<(Separator, u32)>> {

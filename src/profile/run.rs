@@ -1,9 +1,9 @@
-//! The loop: tokenisation runs beside the forward pass, a finished language goes to the disk at once.
+//! The loop: tokenisation runs beside the forward pass, and so does the writing of a finished language.
 
 use std::{
     sync::{
         atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::{Receiver, Sender, SyncSender, channel, sync_channel},
     },
     thread,
 };
@@ -86,7 +86,16 @@ impl Profiler<'_> {
         thread::scope(|scope| {
             let (send, receive) = sync_channel(WAITING);
             scope.spawn(move || self.tokenize(&open, &send));
-            self.count(&receive, folder, &mut tell)
+            let (give, take) = sync_channel(1);
+            let (answer, written) = channel();
+            scope.spawn(move || write(folder, &take, &answer));
+            let counted = self.count(&receive, &give, &written, &mut tell);
+            // Whatever ended the counting, what was counted is written.
+            drop(give);
+            for coverage in written {
+                tell(Event::Finished(&coverage?));
+            }
+            counted
         })
     }
 
@@ -119,12 +128,16 @@ impl Profiler<'_> {
     fn count(
         &self,
         receive: &Receiver<Message>,
-        folder: &ProfileFolder,
+        give: &SyncSender<Profile>,
+        written: &Receiver<Result<Coverage, ProfileError>>,
         tell: &mut impl FnMut(Event),
     ) -> Result<Finish, ProfileError> {
         let empty = || Tally::new(self.decoder.spec().ffn, self.plan.folds);
         let (mut tally, mut room) = (empty(), self.batch);
         for message in receive {
+            for coverage in written.try_iter() {
+                tell(Event::Finished(&coverage?));
+            }
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(Finish::Stopped);
             }
@@ -138,9 +151,10 @@ impl Profiler<'_> {
                 Message::End(coverage) => {
                     tally.settle().map_err(ModelError::from)?;
                     let profile = Profile { coverage, tally: std::mem::replace(&mut tally, empty()) };
-                    check_finite(&profile, &folder.head.parameters.precision)?;
-                    folder.write(&profile)?;
-                    tell(Event::Finished(&profile.coverage));
+                    // Nobody takes it where a language before it could not be written: the reason is among the answers.
+                    if give.send(profile).is_err() {
+                        break;
+                    }
                 }
             }
         }
@@ -153,6 +167,19 @@ impl Profiler<'_> {
             let ids = Tensor::from_vec(ids, (windows.len(), self.plan.context), self.decoder.device())?;
             self.decoder.observe(&ids, tally)
         })
+    }
+}
+
+/// Writes every language that it is given, and says how that went; ends with the first that cannot be written.
+fn write(folder: &ProfileFolder, take: &Receiver<Profile>, answer: &Sender<Result<Coverage, ProfileError>>) {
+    for profile in take {
+        let result = check_finite(&profile, &folder.head.parameters.precision)
+            .and_then(|()| folder.write(&profile))
+            .map(|()| profile.coverage);
+        let failed = result.is_err();
+        if answer.send(result).is_err() || failed {
+            return;
+        }
     }
 }
 

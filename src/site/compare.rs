@@ -235,6 +235,34 @@ impl<'a> Pair<'a> {
         json!({ "a": line(&a), "b": line(&b) })
     }
 
+    /// The depth profiles as a picture.
+    fn profiles(&self, art: &Value, data: &Value) -> Vec<u8> {
+        let height = art["height"].as_u64().unwrap_or(0) as usize;
+        let title = format!("Depth profiles of {} and {} in {}", self.a.name, self.b.name, self.view.model.id);
+        let caption = "Where the neurons of each lie: share per layer.";
+        let mut picture = figure::Picture::new(720, height + 66, &title, caption, &figure::source(self.view));
+        let axis_max = data["axis_max"].as_f64().unwrap_or(1.0);
+        let mut grid = String::new();
+        for tick in data["ticks"].as_array().into_iter().flatten() {
+            let x = tick["value"].as_f64().unwrap_or(0.0) / axis_max;
+            let _ = write!(grid, "M{:.0} 0v{height}", x * 1000.0);
+            picture.text(56.0 + x * 620.0, height as f64 + 32.0, "middle", tick["text"].as_str().unwrap_or_default());
+        }
+        for tick in art["axis"].as_array().into_iter().flatten() {
+            picture.text(46.0, tick["y"].as_f64().unwrap_or(0.0) + 14.0, "end", &tick["text"].to_string());
+        }
+        let line = |name: &str| art["lines"][name].as_str().unwrap_or_default();
+        let plot = format!(
+            "<path class=\"grid\" d=\"{grid}\"/><path class=\"m-shared\" stroke-dasharray=\"6 4\" d=\"{}\"/><path class=\"m-own\" d=\"{}\"/>",
+            line("b"),
+            line("a")
+        );
+        let key = format!("Whole line, blue: {}. Broken line, amber: {}.", self.a.name, self.b.name);
+        picture.text(20.0, 8.0, "start", "Layer").text(56.0, height as f64 + 54.0, "start", &key);
+        picture.plot((56.0, 14.0), (620.0, height as f64), (1000, height), &plot);
+        picture.finish()
+    }
+
     fn figures(&self, data: &Value) -> Vec<(String, Vec<u8>)> {
         let number = |value: Option<f32>| value.map_or_else(String::new, |value| value.to_string());
         let rows = self.both.iter().map(|(a, b)| {
@@ -281,6 +309,7 @@ impl<'a> Pair<'a> {
         vec![
             ("figures/compare-map.svg".to_owned(), picture.finish()),
             ("figures/compare-map.csv".to_owned(), figure::csv(&["layer", "expert", "neuron", &head_a, &head_b], rows)),
+            ("figures/compare-depth.svg".to_owned(), self.profiles(&art, data)),
             (
                 "figures/compare-depth.csv".to_owned(),
                 figure::csv(&["layer", &format!("share_{a}"), &format!("share_{b}"), "shared_neurons"], layers),

@@ -246,6 +246,7 @@ fn row(spot: &Spot, language: &LanguageRow) -> Value {
     let small = if view.result.rates.len() > 1 { view.result.rates.first() } else { None };
     let tokens = view.coverage(language.code).map(|row| row.tokens);
     let rows = view.tables.of(language.code);
+    let small = small.map(|rate| rows.iter().filter(|row| rate.includes(row.rank)).count());
     json!({
         "code": language.code,
         "href": format!("{}{}.html", spot.pages(view), language.code),
@@ -259,9 +260,13 @@ fn row(spot: &Spot, language: &LanguageRow) -> Value {
         "family_key": view.family_key(&language.family),
         "subfamily": language.subfamily,
         "total": total,
+        "total_text": spot.integer(total),
         "specific": specific,
+        "specific_text": spot.integer(specific),
         "shared": total - specific,
-        "small": small.map(|rate| rows.iter().filter(|row| rate.includes(row.rank)).count()),
+        "shared_text": spot.integer(total - specific),
+        "small": small,
+        "small_text": small.map_or_else(|| "–".to_owned(), |small| spot.integer(small)),
         "depth": depth,
         "depth_text": spot.decimal(depth, 2),
         "stability": stability,

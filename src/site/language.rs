@@ -123,7 +123,7 @@ impl<'a> Subject<'a> {
             "family_key": self.view.family_key(&language.family),
             "subfamily": language.subfamily,
             "area": language.area,
-            "speakers_text": language.speakers.map(|speakers| spot.say("about {number}", &[("number", &words::size(speakers))])),
+            "speakers_text": language.speakers.map(|speakers| spot.say("about {number}", &[("number", &spot.size(speakers))])),
             "quality_note": self.view.coverage(language.code).and_then(|row| row.remark.clone()),
         })
     }

@@ -373,6 +373,21 @@ impl Spot<'_> {
         self.locale.integer(n as u64)
     }
 
+    /// `2.7 million`, `135 million`, `8.03 billion`: three significant digits.
+    fn size(&self, n: u64) -> String {
+        let text = |value: f64| {
+            let decimals = [100.0, 10.0].iter().filter(|bar| value < **bar).count();
+            let digits = format!("{value:.decimals$}");
+            let zeros = if digits.contains('.') { digits.len() - digits.trim_end_matches('0').len() } else { 0 };
+            self.locale.decimal(value, decimals - zeros)
+        };
+        match n {
+            1_000_000_000.. => self.say("{number} billion", &[("number", &text(n as f64 / 1e9))]),
+            1_000_000.. => self.say("{number} million", &[("number", &text(n as f64 / 1e6))]),
+            _ => self.locale.integer(n),
+        }
+    }
+
     /// A number, or a dash where there is none.
     fn decimal(&self, value: Option<f64>, places: usize) -> String {
         value.map_or_else(|| "–".to_owned(), |value| self.locale.decimal(value, places))
@@ -445,8 +460,8 @@ impl Spot<'_> {
             "architecture": model.architecture,
             "layers": model.layers,
             "width": model.width,
-            "neurons_text": words::thousands(model.shape().neurons() as u64),
-            "parameters_text": words::size(model.parameters),
+            "neurons_text": self.integer(model.shape().neurons()),
+            "parameters_text": self.size(model.parameters),
             "licence": model.licence,
         });
         if model.shape().is_routed() {

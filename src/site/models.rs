@@ -44,7 +44,7 @@ pub fn sheet(spot: &Spot) -> Sheet {
         ),
         own: json!({
             "views": views.iter().map(|view| json!({
-                "id": view.model.id, "href": format!("{}/index.html", view.folder), "layers": view.model.layers, "width": view.model.width,
+                "id": view.model.id, "href": format!("{}/index.html", view.folder), "layers": view.model.layers, "width": view.model.width, "width_text": words::thousands(view.model.width as u64),
                 "neurons_text": words::thousands(view.model.shape().neurons() as u64),
                 "selected_text": words::thousands(view.neurons.len() as u64),
                 "languages": view.languages.len(), "rate_text": view.rate().map_or_else(String::new, |rate| words::percent(rate.rate)),

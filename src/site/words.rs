@@ -8,25 +8,6 @@ pub fn percent(share: f64) -> String {
     format!("{} %", text.strip_suffix(".0").unwrap_or(&text))
 }
 
-/// `2.7 million`, `135 million`, `8.03 billion`: three significant digits.
-pub fn size(n: u64) -> String {
-    let (value, unit) = match n {
-        1_000_000_000.. => (n as f64 / 1e9, " billion"),
-        1_000_000.. => (n as f64 / 1e6, " million"),
-        _ => return thousands(n),
-    };
-    let decimals = if value >= 100.0 {
-        0
-    } else if value >= 10.0 {
-        1
-    } else {
-        2
-    };
-    let text = format!("{value:.decimals$}");
-    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
-    format!("{text}{unit}")
-}
-
 /// `37 kB`, in powers of 1,000 as disks count.
 pub fn bytes(n: u64) -> String {
     match n {

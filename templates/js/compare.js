@@ -18,8 +18,10 @@
     const table = el("table", { class: "data" }, el("caption", null, t("Share of each language’s neurons, layer by layer")),
       el("thead", null, el("tr", null, [t("Layer"), ...names].map((text, i) => el("th", { scope: "col", class: i ? "n" : null }, text)))),
       el("tbody", null, shares[0].map((_, layer) => el("tr", null, el("th", { scope: "row" }, String(layer)), shares.map(own => el("td", { class: "n" }, percent(own[layer]))))).reverse()));
+    const name = "depth-" + a.code + "-" + b.code, files = el("p", { class: "get" }, el("span", { class: "quiet" }, t("This figure:")), " ", button("SVG", () => ATLAS.drawing(name, drawing)), " ", button("PNG", null, { "data-png": name }), " ",
+      button("CSV", () => ATLAS.table(name, [["layer", "share_" + a.code, "share_" + b.code], ...shares[0].map((share, layer) => [layer, share, shares[1][layer]])])));
     return [el("div", { class: "depth", dir: "ltr" }, ATLAS.axis(m.layers, height), drawing, el("p", { class: "axis-x axis-note ends" }, el("span", null, percent(0)), el("span", null, percent(most)))),
-      el("ul", { class: "plain inline key" }, key(names[0], "l-a"), key(names[1], "l-b")), el("details", null, el("summary", null, t("The profiles as a table")), el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": t("The profiles as a table") }, table))];
+      el("ul", { class: "plain inline key" }, key(names[0], "l-a"), key(names[1], "l-b")), files, el("details", null, el("summary", null, t("The profiles as a table")), el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": t("The profiles as a table") }, table))];
   };
 
   let turn = 0;
@@ -65,14 +67,20 @@
         el("th", { scope: "row" }, el("a", { href: first + ".html#" + ATLAS.neuronHash(m, layer, a.within[i]) }, ATLAS.neuronName(m, layer, a.within[i]))),
         [a.q[i], b.q[j]].map(q => el("td", { class: "n" }, percent(ATLAS.probability(q)))),
         el("td", { class: "n" }, tn(a.served[i], "{n} language", "{n} languages"))))));
+    // Of a neuron that does not serve a language the list does not know how often it fires there.
+    const tableOf = () => ATLAS.table("compare-" + first + "-" + second, [["layer", "neuron", "probability_" + first, "probability_" + second],
+      ...marks.sort((x, y) => x.layer - y.layer || x.place - y.place).map(({ layer, place }) => {
+        const at = layer * m.layerWidth + place, i = ownA.get(at), j = ownB.get(at), fires = (list, k) => k === undefined ? "" : ATLAS.probability(list.q[k]).toFixed(3);
+        return [layer, i === undefined ? b.within[j] : a.within[i], fires(a, i), fires(b, j)];
+      })]);
     const link = language => el("a", { href: language.code + ".html" }, el("bdi", { dir: "auto" }, language.name));
     out.replaceChildren(
       el("p", { class: "lead" }, finding),
       el("dl", { class: "stats" }, stat(t("only {name}", { name: nameA }), integer(a.n - shared.length)), stat(t("both"), integer(shared.length)), stat(t("only {name}", { name: nameB }), integer(b.n - shared.length)),
         stat("Jaccard", number(pair ? pair.jaccard : null)), stat(t("cosine of all activity"), number(pair ? pair.cosine : null))),
       el("p", null, link(languages[0]), " · ", link(languages[1])),
-      el("figure", { class: "fig" }, el("figcaption", null, t("Where {a} and {b} differ: blue neurons fire more for {a}, amber ones for {b}.", { a: nameA, b: nameB })), map.tools, map.element, el("p", { class: "get" }, button("PNG", null, { "data-png": "compare-" + first + "-" + second }))),
-      el("figure", { class: "fig" }, el("figcaption", null, t("Where the neurons of each lie: share per layer.")), profile(m, a, b, names)),
+      el("figure", { class: "fig" }, el("figcaption", null, t("Where {a} and {b} differ: blue neurons fire more for {a}, amber ones for {b}.", { a: nameA, b: nameB })), map.tools, map.element, el("p", { class: "get" }, el("span", { class: "quiet" }, t("This figure:")), " ", button("PNG", null, { "data-png": "compare-" + first + "-" + second }), " ", button("CSV", tableOf))),
+      el("figure", { class: "fig" }, el("figcaption", null, t("Where the neurons of each lie: share per layer.")), profile(m, { ...a, code: first }, { ...b, code: second }, names)),
       ...(rows.length ? [el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": t("Neurons in common") }, table)] : []));
     const heading = place.querySelector("h2");
     if (heading) { heading.textContent = t("{a} and {b}", { a: nameA, b: nameB }); }

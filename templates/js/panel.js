@@ -36,6 +36,21 @@
     return where + " " + (served.length === 0 ? t("It serves no language at this rate.") : tn(served.length, "It serves {n} language.", "It serves {n} languages."));
   };
 
+  // Into sight, and held there for a second and a half or until somebody moves: the page above is still being laid out when a link
+  // opens it, and the browser goes to the row of that name of its own accord.
+  const bring = () => {
+    const end = performance.now() + 1500, moves = ["wheel", "touchstart", "pointerdown", "keydown"];
+    let held = true;
+    const release = () => { held = false; moves.forEach(move => removeEventListener(move, release)); };
+    moves.forEach(move => addEventListener(move, release, { passive: true }));
+    const hold = () => {
+      if (!held || section.hidden || performance.now() > end) { release(); return; }
+      const top = section.getBoundingClientRect().top;
+      if (top < 0 || top > 40) { section.scrollIntoView({ block: "start", behavior: "instant" }); }
+      requestAnimationFrame(hold);
+    };
+    hold();
+  };
   const show = async (layer, within, focus) => {
     const asked = shown = {}, m = await ATLAS.map.model();
     const hash = ATLAS.neuronHash(m, layer, within);
@@ -67,7 +82,7 @@
     section.replaceChildren(heading, tools, ...content);
     section.hidden = false;
     section.dataset.neuron = hash;
-    section.scrollIntoView({ block: "start" });
+    bring();
     if (focus) { heading.focus({ preventScroll: true }); }
   };
   const close = () => {

@@ -235,7 +235,7 @@ self.ATLAS = self.ATLAS || {};
 
   // A figure as PNG: its caption, its drawings and their notes, painted on a canvas twice as fine as the screen.
   const styles = ["fill", "stroke", "stroke-width", "stroke-linecap", "stroke-dasharray", "stroke-opacity", "fill-opacity", "opacity", "vector-effect", "font-family", "font-size", "font-weight", "text-anchor", "display", "visibility"];
-  const pictured = svg => {
+  const standing = svg => {
     const copied = svg.cloneNode(true), from = [svg, ...all("*", svg)], to = [copied, ...all("*", copied)];
     from.forEach((node, i) => {
       const computed = getComputedStyle(node);
@@ -246,8 +246,11 @@ self.ATLAS = self.ATLAS || {};
     copied.setAttribute("width", width);
     copied.setAttribute("height", height);
     copied.style.overflow = "visible";
+    return new XMLSerializer().serializeToString(copied);
+  };
+  const pictured = svg => {
     const image = new Image();
-    image.src = "data:image/svg+xml;charset=utf-8," + encodeURIComponent(new XMLSerializer().serializeToString(copied));
+    image.src = "data:image/svg+xml;charset=utf-8," + encodeURIComponent(standing(svg));
     return image.decode().then(() => image);
   };
   const wrapped = (paint, text, width) => {
@@ -258,12 +261,16 @@ self.ATLAS = self.ATLAS || {};
     }
     return lines;
   };
-  ATLAS.save = (canvas, name) => new Promise(done => canvas.toBlob(blob => {
-    const link = el("a", { href: URL.createObjectURL(blob), download: name + ".png" });
+  const keep = (blob, name) => {
+    const link = el("a", { href: URL.createObjectURL(blob), download: name });
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-    done(blob);
-  }, "image/png"));
+    return blob;
+  };
+  ATLAS.save = (canvas, name) => new Promise(done => canvas.toBlob(blob => done(keep(blob, name + ".png")), "image/png"));
+  // Figures that are drawn here have no files: a table and a drawing become some.
+  ATLAS.table = (name, rows) => keep(new Blob([rows.map(row => row.map(cell => /[",\n]/.test(cell) ? '"' + String(cell).replaceAll('"', '""') + '"' : cell).join(",")).join("\n") + "\n"], { type: "text/csv" }), name + ".csv");
+  ATLAS.drawing = (name, svg) => keep(new Blob([standing(svg)], { type: "image/svg+xml" }), name + ".svg");
   const png = async (figure, name) => {
     const shown = node => { const box = node.getBoundingClientRect(); return box.width > 0 && box.height > 0; };
     const drawings = all("svg,canvas", figure).filter(node => shown(node) && !node.closest("button,.key,.get,.under,table,details"));

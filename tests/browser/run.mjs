@@ -267,7 +267,8 @@ for (const [way, base] of [["file", null], ["http", server.url]]) {
     const linked = await open(found.language, {}, base, "#" + json.neurons.rows[0].anchor);
     await linked.page.waitForFunction(() => document.querySelectorAll("#neuron .p-list li").length > 0);
     check("a permanent link opens the panel", (await linked.page.locator("#neuron h2").innerText()).includes(json.neurons.rows[0].id), await linked.page.locator("#neuron h2").innerText());
-    check("in sight", await linked.page.locator("#neuron h2").evaluate(h => { const box = h.getBoundingClientRect(); return box.top >= -5 && box.top < innerHeight; }));
+    const sight = await linked.page.waitForFunction(() => { const box = document.querySelector("#neuron h2").getBoundingClientRect(); return box.top >= -5 && box.top < innerHeight; }, null, { timeout: 5000 }).catch(() => null);
+    check("in sight", sight, await linked.page.locator("#neuron h2").evaluate(h => "its top is at " + h.getBoundingClientRect().top));
     await linked.page.getByRole("button", { name: "Close" }).click();
     check("and closes", await linked.page.locator("#neuron").isHidden());
     check("no errors", linked.seen.errors.length === 0, linked.seen.errors.join(" | "));

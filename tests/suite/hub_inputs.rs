@@ -11,6 +11,7 @@ use arrow::{
     datatypes::{DataType, Field, Schema},
 };
 use neuroglot::{
+    atlas::Atlas,
     corpus::PRESETS,
     hub::{HubPath, RepoId, without_secrets},
     language::{LanguageCode, Registry},
@@ -125,6 +126,24 @@ fn a_model_is_fetched_once_without_what_it_does_not_need_and_its_commit_is_recor
     for out in ["again", "offline", "variable"] {
         assert_eq!(head(&sandbox, out), head_of_first, "{out}");
     }
+}
+
+#[test]
+fn of_the_model_that_masks_are_of_the_config_is_fetched_and_nothing_else() {
+    let (hub, sandbox) = (Hub::start(), Sandbox::new());
+    push(&hub, Kind::Model, "atlas/tiny", &fixture(TINY));
+    let commit = hub.repo(Kind::Model, "atlas/tiny").unwrap().branches["main"].clone();
+    ask(&hub, &sandbox, None, &profile("model", "dir:text", "profile")).done();
+    ask(&hub, &sandbox, None, "identify profile --top-rate 0.2 --out ours").done();
+    ask(&hub, &sandbox, None, "mask ours --language all --format pth --out masks.pth").done();
+    hub.heal();
+    let languages = Atlas::open(&sandbox.path("ours")).unwrap().languages;
+    let languages = languages.iter().map(|row| row.code.to_string()).collect::<Vec<_>>().join(",");
+    let import = format!("import masks.pth --model atlas/tiny@main --languages {languages} --out theirs");
+    ask(&hub, &sandbox, None, &import).done();
+    assert_eq!(fetched(&hub), BTreeSet::from(["config.json".to_owned()]));
+    let theirs = Atlas::open(&sandbox.path("theirs")).unwrap();
+    assert_eq!((theirs.models[0].id.as_str(), theirs.models[0].revision.as_deref()), ("atlas/tiny", Some(&*commit)));
 }
 
 #[test]

@@ -235,14 +235,15 @@ fn places(total: usize) -> Vec<usize> {
 /// Spoils a publication at ten places or more, each in two ways: once, so that the program may get over it; and for good, with the
 /// process killed outright at the first blow. Run again, the release is whole.
 fn publish_survives(flaw: Flaw, part: Part, files: usize) {
-    let desk = Desk::new();
-    let atlas = synthetic(&desk, "atlas", 1, files, 300);
+    let shelf = Desk::new();
+    let atlas = synthetic(&shelf, "atlas", 1, files, 300);
     let clean = Hub::start();
-    desk.publish(&clean, &atlas).done();
+    shelf.publish(&clean, &atlas).done();
     let mut struck = 0;
     for at in places(clean.count(part)) {
+        // Every Hub a desk of its own: the client remembers by the address of a store what lies in it, and a port comes back.
         let context = format!("{flaw:?} at {at} of {part:?}");
-        let hub = Hub::start();
+        let (desk, hub) = (Desk::new(), Hub::start());
         hub.fail(Fault::new(flaw).on(part).at(at));
         let first = desk.publish(&hub, &atlas);
         assert!(first.code <= 1, "{context}: {}", first.text());
@@ -253,7 +254,7 @@ fn publish_survives(flaw: Flaw, part: Part, files: usize) {
         desk.publish(&hub, &atlas).done();
         whole_at_the_first_attempt_or_the_second(&hub, &atlas, &context);
 
-        let (context, hub) = (format!("{context}, killed"), Hub::start());
+        let (context, desk, hub) = (format!("{context}, killed"), Desk::new(), Hub::start());
         hub.fail(Fault::new(flaw).on(part).at(at).lasting());
         let arguments = ["publish", atlas.to_str().unwrap(), "--repo", REPO];
         desk.start(&hub, Hub::TOKEN, &arguments).kill_when(|| hub.struck() > 0);

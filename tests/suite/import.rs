@@ -150,7 +150,7 @@ fn another_model_is_refused_with_both_shapes() {
     ");
     assert_snapshot!(said("gpt-5"), @r"
     exit code 2
-    error: --model gpt-5: is no folder with config.json, no GGUF file and none of smollm2-135m, gemma-3-270m, llama-2-7b, llama-3.1-8b, mistral-7b, mistral-nemo, qwen3-8b
+    error: --model gpt-5: is no folder with config.json, no GGUF file, no owner/name on the Hub and none of smollm2-135m, gemma-3-270m, llama-2-7b, llama-3.1-8b, mistral-7b, mistral-nemo, qwen3-8b
     ");
     sandbox.config("intermediate_size", 47);
     assert_snapshot!(said("model"), @r"

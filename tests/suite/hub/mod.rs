@@ -274,15 +274,16 @@ impl Hub {
     /// Files of a revision whose bytes, read out of the storage, are not those that its commit names.
     pub fn damaged(&self, kind: Kind, id: &str, revision: &str) -> Vec<String> {
         let remote = self.repo(kind, id).expect("a repository");
-        let whole = |file: &RemoteFile| match &file.sha256 {
-            None => true,
-            Some(sha256) => {
-                self.runtime().block_on(self.world.storage.read(&self.world.xet, sha256)).is_some_and(|bytes| {
-                    bytes.len() as u64 == file.size && repository::hex(&Sha256::digest(&bytes)) == *sha256
-                })
+        let problem = |file: &RemoteFile| {
+            let sha256 = file.sha256.as_ref()?;
+            match self.runtime().block_on(self.world.storage.read(&self.world.xet, sha256)) {
+                Err(problem) => Some(problem),
+                Ok(bytes) if bytes.len() as u64 != file.size => Some(format!("{} bytes of {}", bytes.len(), file.size)),
+                Ok(bytes) => (repository::hex(&Sha256::digest(&bytes)) != *sha256).then(|| "other bytes".to_owned()),
             }
         };
-        remote.files(revision).iter().filter(|(_, file)| !whole(file)).map(|(path, _)| path.clone()).collect()
+        let files = remote.files(revision);
+        files.iter().filter_map(|(path, file)| Some(format!("{path}: {}", problem(file)?))).collect()
     }
 
     fn runtime(&self) -> &Runtime {

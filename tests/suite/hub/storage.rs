@@ -62,11 +62,11 @@ impl Storage {
     }
 
     /// An object's bytes.
-    pub async fn read(&self, xet: &Xet, sha256: &str) -> Option<Bytes> {
+    pub async fn read(&self, xet: &Xet, sha256: &str) -> Result<Bytes, String> {
         let object = self.objects.lock().unwrap().get(sha256).cloned();
-        match object? {
-            (_, Place::Memory(bytes)) => Some(bytes),
-            (size, Place::Xet(hash)) => xet.read(&hash, 0..size).await.ok(),
+        match object.ok_or("nobody brought it")? {
+            (_, Place::Memory(bytes)) => Ok(bytes),
+            (size, Place::Xet(hash)) => xet.read(&hash, 0..size).await.map_err(|refusal| format!("{refusal:?}")),
         }
     }
 
