@@ -1,11 +1,15 @@
-//! LoRA and (IA)³ as PEFT keeps them: adapter_config.json and adapter_model.safetensors.
+//! LoRA and (IA)³ as PEFT keeps them: `adapter_config.json` and `adapter_model.safetensors`.
 
 use std::{io::Write, path::Path};
 
 use candle_core::Tensor;
 use serde_json::{Map, Value, json};
 
-use super::{AdaptError, Choice, run::head, trainable::{Trainable, values}};
+use super::{
+    AdaptError, Choice,
+    run::head,
+    trainable::{Trainable, values},
+};
 use crate::{
     model::{Architecture, Projection, Site, family::Fused, patch::Part},
     output::{self, Draft, OutputError},

@@ -210,9 +210,11 @@ impl Source<'_> {
         }
         let mut tensor = self.checkpoint.tensor(name, DType::F32, &Device::Cpu)?;
         for site in touched.get(name).into_iter().flatten() {
-            let (Some(place), Some(patch)) = (self.architecture.place(*site), self.trainable.patch(*site)) else { continue };
+            let (Some(place), Some(patch)) = (self.architecture.place(*site), self.trainable.patch(*site)) else {
+                continue;
+            };
             let device = self.trainable.decoder.device();
-            if name.ends_with(".bias") {
+            if name.rsplit('.').next() == Some("bias") {
                 let own = place.cut.of_bias(&tensor)?.to_device(device)?;
                 let merged = patch.merge_bias(&own)?.to_device(&Device::Cpu)?;
                 tensor = place.cut.put_bias(&tensor, &rounded(&merged, dtype)?)?;
@@ -309,12 +311,16 @@ impl Delta {
         let architecture = family::read(checkpoint).map_err(ModelError::from)?;
         let (metadata, data) = header(path)?;
         let said = metadata.metadata().clone().unwrap_or_default();
-        let field = |name: &str| said.get(name).ok_or_else(|| broken(format!("is no delta: its metadata have no `{name}`")));
+        let field =
+            |name: &str| said.get(name).ok_or_else(|| broken(format!("is no delta: its metadata have no `{name}`")));
         if field("format")? != FORMAT {
             return Err(broken(format!("is of format `{}`, but `{FORMAT}` is wanted", field("format")?)));
         }
         if field("version")? != "1" {
-            return Err(broken(format!("is of version {}; this program reads version 1: take a newer one", field("version")?)));
+            return Err(broken(format!(
+                "is of version {}; this program reads version 1: take a newer one",
+                field("version")?
+            )));
         }
         let head = serde_json::from_str(field("head")?).map_err(|error| broken(error.to_string()))?;
         let hashes = |name: &str| -> Result<BTreeMap<String, String>, AdaptError> {
@@ -336,7 +342,13 @@ impl Delta {
     ///
     /// # Errors
     /// When a file cannot be read or the device has no room.
-    pub fn tensor(&self, checkpoint: &Checkpoint, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
+    pub fn tensor(
+        &self,
+        checkpoint: &Checkpoint,
+        name: &str,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
         match self.edits.get(name) {
             None => checkpoint.tensor(name, dtype, device),
             Some(edits) => self.edited(checkpoint, name, edits)?.to_dtype(dtype)?.to_device(device),
@@ -405,7 +417,9 @@ impl Delta {
             safetensors::Dtype::F32 => {
                 bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
             }
-            safetensors::Dtype::F16 => bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+            safetensors::Dtype::F16 => {
+                bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
+            }
             _ => bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
         })
     }
@@ -418,8 +432,7 @@ impl Delta {
         after: &BTreeMap<String, String>,
     ) -> Result<(), AdaptError> {
         self.edits.par_iter().try_for_each(|(name, _)| {
-            let place =
-                checkpoint.bytes(name).ok_or_else(|| AdaptError::Gguf { path: checkpoint.config_path() })?;
+            let place = checkpoint.bytes(name).ok_or_else(|| AdaptError::Gguf { path: checkpoint.config_path() })?;
             let found = sha256(&place.read()?);
             if [before, after].iter().any(|hashes| hashes.get(name) == Some(&found)) {
                 return Ok(());
@@ -462,7 +475,9 @@ fn header(path: &Path) -> Result<(Metadata, u64), AdaptError> {
     file.read_exact(&mut size).map_err(|_| broken("is no safetensors file: it is too short".to_owned()))?;
     let size = u64::from_le_bytes(size);
     if size > LONGEST_HEADER || size + 8 > length {
-        return Err(broken(format!("is no whole safetensors file: it declares a header of {size} bytes and has {length}")));
+        return Err(broken(format!(
+            "is no whole safetensors file: it declares a header of {size} bytes and has {length}"
+        )));
     }
     let mut json = vec![0; usize::try_from(size).expect("bounded above")];
     file.read_exact(&mut json).map_err(unreadable)?;
@@ -494,7 +509,8 @@ fn edits(
     let fits = |key: &str, info: &TensorInfo, place: &TensorBytes, shape: &[usize]| {
         let dtype = format!("{:?}", info.dtype);
         let width = place.len / place.shape.iter().product::<usize>().max(1);
-        let long = info.data_offsets.1.checked_sub(info.data_offsets.0) == Some(shape.iter().product::<usize>() * width);
+        let long =
+            info.data_offsets.1.checked_sub(info.data_offsets.0) == Some(shape.iter().product::<usize>() * width);
         if info.shape != shape || dtype != place.dtype || !long {
             return Err(broken(format!(
                 "`{key}` is {dtype} {:?}, but this model needs {} {shape:?}; it is another model's",
@@ -506,7 +522,9 @@ fn edits(
     let mut edits: BTreeMap<String, Vec<Edit>> = BTreeMap::new();
     for (key, info) in &ordered {
         if let Some(name) = key.strip_prefix("tensor.") {
-            let place = checkpoint.bytes(name).ok_or_else(|| broken(format!("replaces `{name}`, which the model does not have")))?;
+            let place = checkpoint
+                .bytes(name)
+                .ok_or_else(|| broken(format!("replaces `{name}`, which the model does not have")))?;
             fits(key, info, &place, &place.shape)?;
             edits.entry(name.to_owned()).or_default().push(Edit { values: stored(info), rows: None });
             continue;
@@ -529,7 +547,8 @@ fn edits(
         let neurons = indices(path, index_info, data)?;
         let spec = &architecture.spec;
         let ascending = neurons.is_sorted_by(|a, b| a < b);
-        if layer >= spec.ffn.layers || !ascending || neurons.last().is_some_and(|&last| last as usize >= spec.ffn.width) {
+        if layer >= spec.ffn.layers || !ascending || neurons.last().is_some_and(|&last| last as usize >= spec.ffn.width)
+        {
             return Err(broken(format!("`{index}` does not fit a model of {}; it is another model's", spec.ffn)));
         }
         let place = architecture
@@ -561,7 +580,10 @@ fn sites(architecture: &Architecture, name: &str) -> Vec<(Site, Cut)> {
 fn indices(path: &Path, info: &TensorInfo, data: u64) -> Result<Vec<u32>, AdaptError> {
     let broken = |error: std::io::Error| AdaptError::broken(path, format!("cannot be read: {error}"));
     if info.dtype != safetensors::Dtype::U32 || info.shape.len() != 1 {
-        return Err(AdaptError::broken(path, format!("holds neurons as {:?} {:?}, but U32 is wanted", info.dtype, info.shape)));
+        return Err(AdaptError::broken(
+            path,
+            format!("holds neurons as {:?} {:?}, but U32 is wanted", info.dtype, info.shape),
+        ));
     }
     let mut file = File::open(path).map_err(broken)?;
     file.seek(SeekFrom::Start(data + info.data_offsets.0 as u64)).map_err(broken)?;

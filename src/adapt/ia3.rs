@@ -61,7 +61,11 @@ impl Patch for Factors {
 
     fn merge(&self, weight: &Tensor) -> Result<Tensor> {
         let weight = weight.to_dtype(DType::F32)?;
-        if self.inputs { weight.broadcast_mul(&self.factors) } else { weight.broadcast_mul(&self.factors.unsqueeze(1)?) }
+        if self.inputs {
+            weight.broadcast_mul(&self.factors)
+        } else {
+            weight.broadcast_mul(&self.factors.unsqueeze(1)?)
+        }
     }
 
     fn merge_bias(&self, bias: &Tensor) -> Result<Tensor> {

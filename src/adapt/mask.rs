@@ -67,19 +67,16 @@ impl Model<'_> {
         let atlas = Atlas::open(path)?;
         let row = match atlas.models.iter().find(|row| row.id == self.id) {
             Some(row) => row,
-            None => match atlas.models.iter().filter(|row| self.has_weights_of(row)).collect::<Vec<_>>()[..] {
-                [same] => same,
-                _ => {
-                    let theirs = atlas.models.iter().map(|row| row.id.clone()).collect::<Vec<_>>().join(", ");
-                    return Err(self.other(path, "model", theirs, self.id, OTHER_NAME));
-                }
-            },
+            None => atlas.models.iter().find(|row| self.has_weights_of(row)).ok_or_else(|| {
+                let theirs = atlas.models.iter().map(|row| row.id.clone()).collect::<Vec<_>>().join(", ");
+                other(path, "model", theirs, self.id, OTHER_NAME)
+            })?,
         };
         self.check_shape(path, row.shape())?;
         self.check_revision(path, row.revision.as_deref())?;
         if row.weights_sha256.is_some() && !self.has_weights_of(row) {
             let theirs = format!("weights of another SHA-256 ({})", row.id);
-            return Err(self.other(path, "other weights", theirs, "its own", OTHER_WEIGHTS));
+            return Err(other(path, "other weights", theirs, "its own", OTHER_WEIGHTS));
         }
         let (neurons, cut) = atlas.set(row, method, language, rate)?;
         let (run, _, _) = atlas.identification(row, method)?;
@@ -93,14 +90,16 @@ impl Model<'_> {
             .map_err(|error| broken(format!("is no safetensors file of masks: {error}")))?;
         let said = metadata.metadata().clone().unwrap_or_default();
         let field = |name: &str| said.get(name).cloned();
-        let known = |name: &str| field(name).ok_or_else(|| broken(format!("does not say its {name}; write it with `neuroglot mask`")));
+        let known = |name: &str| {
+            field(name).ok_or_else(|| broken(format!("does not say its {name}; write it with `neuroglot mask`")))
+        };
         let number = |name: &str| {
             let text = known(name)?;
             text.parse::<usize>().map_err(|_| broken(format!("says that its {name} is `{text}`")))
         };
         let theirs = known("model")?;
         if theirs != self.id {
-            return Err(self.other(path, "model", theirs, self.id, OTHER_NAME));
+            return Err(other(path, "model", theirs, self.id, OTHER_NAME));
         }
         let experts = field("experts").map_or(Ok(1), |_| number("experts"))?;
         self.check_shape(path, FfnShape { layers: number("layers")?, experts, width: number("width")? })?;
@@ -126,19 +125,19 @@ impl Model<'_> {
         if theirs == self.shape {
             return Ok(());
         }
-        Err(self.other(path, "a model with", theirs.to_string(), &self.shape.to_string(), OTHER_WEIGHTS))
+        Err(other(path, "a model with", theirs.to_string(), &self.shape.to_string(), OTHER_WEIGHTS))
     }
 
     fn check_revision(&self, path: &Path, theirs: Option<&str>) -> Result<(), AdaptError> {
         match (theirs, self.revision) {
             (Some(theirs), Some(ours)) if theirs != ours => {
-                Err(self.other(path, "revision", theirs.to_owned(), ours, "write --model OWNER/NAME@REVISION"))
+                Err(other(path, "revision", theirs.to_owned(), ours, "write --model OWNER/NAME@REVISION"))
             }
             _ => Ok(()),
         }
     }
+}
 
-    fn other(&self, path: &Path, what: &'static str, theirs: String, ours: &str, advice: &'static str) -> AdaptError {
-        AdaptError::OtherModel { path: PathBuf::from(path), what, theirs, ours: ours.to_owned(), advice }
-    }
+fn other(path: &Path, what: &'static str, theirs: String, ours: &str, advice: &'static str) -> AdaptError {
+    AdaptError::OtherModel { path: PathBuf::from(path), what, theirs, ours: ours.to_owned(), advice }
 }

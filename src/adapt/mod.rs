@@ -101,7 +101,8 @@ pub struct Method {
 }
 
 /// Every method, one file each.
-pub const METHODS: &[Method] = &[subnetwork::METHOD, random::METHOD, last_layers::METHOD, ffn::METHOD, full::METHOD, lora::METHOD, ia3::METHOD];
+pub const METHODS: &[Method] =
+    &[subnetwork::METHOD, random::METHOD, last_layers::METHOD, ffn::METHOD, full::METHOD, lora::METHOD, ia3::METHOD];
 
 /// What a method is opened with.
 pub struct Choice<'a> {
@@ -186,13 +187,19 @@ pub enum AdaptError {
         known: String,
     },
     /// A model with experts.
-    #[error("models with experts are not adapted: a router sends each token elsewhere, and masks of experts would train on few of them; take a dense model")]
+    #[error(
+        "models with experts are not adapted: a router sends each token elsewhere, and masks of experts would train on few of them; take a dense model"
+    )]
     Experts,
     /// A method that needs neurons, without any.
-    #[error("this method trains the neurons of a language; say where they are with --atlas: an atlas folder, a mask file, or OWNER/NAME on a Hub")]
+    #[error(
+        "this method trains the neurons of a language; say where they are with --atlas: an atlas folder, a mask file, or OWNER/NAME on a Hub"
+    )]
     NoMask,
     /// A mask without neurons.
-    #[error("no neuron serves {language} in this atlas, so there is nothing to train; take a larger --top-rate or another method")]
+    #[error(
+        "no neuron serves {language} in this atlas, so there is nothing to train; take a larger --top-rate or another method"
+    )]
     NoNeurons {
         /// The language.
         language: LanguageCode,
@@ -240,7 +247,9 @@ pub enum AdaptError {
         documents: u64,
     },
     /// Text without one full window.
-    #[error("{corpus} has {tokens} tokens in {language}, but a window takes {context}; take more text or a smaller --context")]
+    #[error(
+        "{corpus} has {tokens} tokens in {language}, but a window takes {context}; take more text or a smaller --context"
+    )]
     TooShort {
         /// The corpus.
         corpus: String,
@@ -274,7 +283,9 @@ pub enum AdaptError {
         problem: String,
     },
     /// A delta on another base.
-    #[error("{path}: replaces weights of {base}, but tensor `{tensor}` of {model} is not that model's (its SHA-256 differs); take --model {base}")]
+    #[error(
+        "{path}: replaces weights of {base}, but tensor `{tensor}` of {model} is not that model's (its SHA-256 differs); take --model {base}"
+    )]
     OtherBase {
         /// The delta.
         path: PathBuf,
@@ -296,7 +307,9 @@ pub enum AdaptError {
         bf16: bool,
     },
     /// An adapter that PEFT cannot read.
-    #[error("{method}: has no form that PEFT reads for this family, whose checkpoints store several projections as one; take the delta")]
+    #[error(
+        "{method}: has no form that PEFT reads for this family, whose checkpoints store several projections as one; take the delta"
+    )]
     NoAdapter {
         /// The method.
         method: String,

@@ -70,7 +70,15 @@ impl AdamW {
 
     /// One step of one parameter: `values`, its moments and its gradient are of the same length, and `base` too where it is pulled there.
     #[allow(clippy::cast_possible_truncation)]
-    pub fn step(&self, step: u64, rate: f64, values: &mut [f32], moments: &mut Moments, gradient: &[f32], base: &[f32]) {
+    pub fn step(
+        &self,
+        step: u64,
+        rate: f64,
+        values: &mut [f32],
+        moments: &mut Moments,
+        gradient: &[f32],
+        base: &[f32],
+    ) {
         let steps = i32::try_from(step).unwrap_or(i32::MAX);
         let (first, second) = (1.0 - self.beta1.powi(steps), 1.0 - self.beta2.powi(steps));
         let (keep, pull) = ((1.0 - rate * self.decay) as f32, (rate * self.decay) as f32);

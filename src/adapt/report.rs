@@ -55,7 +55,8 @@ pub fn page(folder: &RunFolder, page: &Page) -> Result<(), AdaptError> {
 }
 
 fn html(page: &Page, metrics: &[Metric]) -> String {
-    let name = Registry::builtin().get(page.language).map_or_else(|| page.language.to_string(), |known| known.name.clone());
+    let name =
+        Registry::builtin().get(page.language).map_or_else(|| page.language.to_string(), |known| known.name.clone());
     let steps: Vec<(f64, f64)> = metrics
         .iter()
         .filter_map(|metric| match metric {
@@ -134,7 +135,8 @@ fn plot(curves: &[(&str, &[(f64, f64)])]) -> Value {
     let x = |value: f64| WIDTH * (value - left) / across;
     let y = |value: f64| HEIGHT * (1.0 - (value - low) / up);
     let path = |points: &[(f64, f64)]| {
-        let place = |(i, p): (usize, &(f64, f64))| format!("{}{:.1} {:.1}", if i == 0 { "M" } else { "L" }, x(p.0), y(p.1));
+        let place =
+            |(i, p): (usize, &(f64, f64))| format!("{}{:.1} {:.1}", if i == 0 { "M" } else { "L" }, x(p.0), y(p.1));
         points.iter().enumerate().map(place).collect::<Vec<_>>().join(" ")
     };
     let curves = curves.iter().enumerate().map(|(i, (name, points))| {
@@ -154,10 +156,13 @@ fn plot(curves: &[(&str, &[(f64, f64)])]) -> Value {
 
 /// A row per layer with a bar per projection.
 fn layers(changes: &[Change]) -> Value {
-    let largest = changes.iter().filter(|change| change.layer.is_some()).map(|change| change.relative).fold(0.0, f64::max);
+    let largest =
+        changes.iter().filter(|change| change.layer.is_some()).map(|change| change.relative).fold(0.0, f64::max);
     let last = changes.iter().filter_map(|change| change.layer).max();
-    let used: Vec<Projection> =
-        Projection::ALL.into_iter().filter(|own| changes.iter().any(|change| change.projection == Some(*own))).collect();
+    let used: Vec<Projection> = Projection::ALL
+        .into_iter()
+        .filter(|own| changes.iter().any(|change| change.projection == Some(*own)))
+        .collect();
     let cell = |layer: usize, projection: Projection| {
         let own = changes.iter().find(|change| change.layer == Some(layer) && change.projection == Some(projection));
         own.map_or(Value::Null, |change| {

@@ -90,6 +90,9 @@ pub struct Progress {
     pub metrics: u64,
 }
 
+/// Values, moments and progress.
+pub(super) type State = (Vec<Vec<f32>>, Vec<Moments>, Progress);
+
 /// A run folder.
 pub struct RunFolder {
     path: PathBuf,
@@ -113,7 +116,10 @@ impl RunFolder {
             let bytes = std::fs::read(&file).map_err(|error| AdaptError::broken(&file, error))?;
             let found: RunHead = serde_json::from_slice(&bytes).map_err(|error| AdaptError::broken(&file, error))?;
             if found.run != head.run {
-                return Err(AdaptError::OtherRun { path: path.to_owned(), what: difference(&found.parameters, &head.parameters) });
+                return Err(AdaptError::OtherRun {
+                    path: path.to_owned(),
+                    what: difference(&found.parameters, &head.parameters),
+                });
             }
         } else {
             let occupied = std::fs::read_dir(path).is_ok_and(|entries| {
@@ -187,7 +193,7 @@ impl RunFolder {
     }
 
     /// Values, moments and progress of the state; none where the run has not got so far.
-    pub(super) fn state(&self, parameters: &[Parameter]) -> Result<Option<(Vec<Vec<f32>>, Vec<Moments>, Progress)>, AdaptError> {
+    pub(super) fn state(&self, parameters: &[Parameter]) -> Result<Option<State>, AdaptError> {
         let path = self.file(STATE);
         if !path.is_file() {
             return Ok(None);
@@ -195,7 +201,10 @@ impl RunFolder {
         let bytes = std::fs::read(&path).map_err(|error| AdaptError::broken(&path, error))?;
         let file = SafeTensors::deserialize(&bytes).map_err(|error| AdaptError::broken(&path, error))?;
         let part = |kind: &str| {
-            parameters.iter().map(|parameter| floats(&path, &file, &format!("{kind}.{}", parameter.name), parameter)).collect::<Result<Vec<_>, _>>()
+            parameters
+                .iter()
+                .map(|parameter| floats(&path, &file, &format!("{kind}.{}", parameter.name), parameter))
+                .collect::<Result<Vec<_>, _>>()
         };
         let (values, means, squares) = (part("value")?, part("mean")?, part("square")?);
         let moments = means.into_iter().zip(squares).map(|(mean, square)| Moments { mean, square }).collect();
@@ -207,7 +216,10 @@ impl RunFolder {
         let path = self.file(BEST);
         let bytes = std::fs::read(&path).map_err(|error| AdaptError::broken(&path, error))?;
         let file = SafeTensors::deserialize(&bytes).map_err(|error| AdaptError::broken(&path, error))?;
-        parameters.iter().map(|parameter| floats(&path, &file, &format!("value.{}", parameter.name), parameter)).collect()
+        parameters
+            .iter()
+            .map(|parameter| floats(&path, &file, &format!("value.{}", parameter.name), parameter))
+            .collect()
     }
 
     pub(super) fn write_state(
@@ -221,16 +233,20 @@ impl RunFolder {
         for ((parameter, values), moments) in parameters.iter().zip(values).zip(moments) {
             let shape = parameter.var.dims();
             let named = [("value", values), ("mean", &moments.mean), ("square", &moments.square)];
-            tensors.extend(named.map(|(kind, values)| (format!("{kind}.{}", parameter.name), shape, values.as_slice())));
+            tensors
+                .extend(named.map(|(kind, values)| (format!("{kind}.{}", parameter.name), shape, values.as_slice())));
         }
-        write_floats(&self.file(STATE), &json!({ "progress": serde_json::to_string(progress).expect("plain data") }), tensors)
+        write_floats(
+            &self.file(STATE),
+            &json!({ "progress": serde_json::to_string(progress).expect("plain data") }),
+            tensors,
+        )
     }
 
     pub(super) fn write_best(&self, parameters: &[Parameter], values: &[Vec<f32>]) -> Result<(), AdaptError> {
         let tensors = parameters.iter().zip(values);
-        let tensors = tensors.map(|(parameter, values)| {
-            (format!("value.{}", parameter.name), parameter.var.dims(), values.as_slice())
-        });
+        let tensors = tensors
+            .map(|(parameter, values)| (format!("value.{}", parameter.name), parameter.var.dims(), values.as_slice()));
         write_floats(&self.file(BEST), &json!({}), tensors.collect())
     }
 }
@@ -246,7 +262,8 @@ fn progress(path: &Path, bytes: &[u8]) -> Result<Progress, AdaptError> {
 fn floats(path: &Path, file: &SafeTensors, name: &str, like: &Parameter) -> Result<Vec<f32>, AdaptError> {
     let view = file.tensor(name).map_err(|error| AdaptError::broken(path, error))?;
     if view.dtype() != Dtype::F32 || view.shape() != like.var.dims() {
-        let problem = format!("tensor `{name}` is {:?} {:?}, but {:?} is wanted", view.dtype(), view.shape(), like.var.dims());
+        let problem =
+            format!("tensor `{name}` is {:?} {:?}, but {:?} is wanted", view.dtype(), view.shape(), like.var.dims());
         return Err(AdaptError::broken(path, problem));
     }
     Ok(view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())

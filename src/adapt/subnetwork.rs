@@ -51,6 +51,7 @@ impl Adaptation for Subnetwork {
 
 /// Rows of a projection's outputs, or columns of its inputs, with values of their own.
 struct Rows {
+    indices: Vec<u32>,
     neurons: Tensor,
     /// The dimension of the weight `[out, in]` that the neurons are along.
     along: usize,
@@ -61,10 +62,10 @@ struct Rows {
 
 impl Rows {
     fn new(neurons: &[u32], weight: &Tensor, columns: bool) -> Result<Self> {
-        let along = usize::from(columns);
+        let (along, indices) = (usize::from(columns), neurons.to_vec());
         let neurons = Tensor::new(neurons, weight.device())?;
         let base = weight.index_select(&neurons, along)?.to_dtype(candle_core::DType::F32)?;
-        Ok(Self { neurons, along, values: Var::from_tensor(&base)?, base })
+        Ok(Self { indices, neurons, along, values: Var::from_tensor(&base)?, base })
     }
 }
 
@@ -86,6 +87,10 @@ impl Patch for Rows {
         let weight = weight.to_dtype(candle_core::DType::F32)?;
         let index = self.neurons.unsqueeze(1 - self.along)?.broadcast_as(self.values.shape())?.contiguous()?;
         weight.scatter(&index, &self.values.as_tensor().contiguous()?, self.along)
+    }
+
+    fn replaces(&self) -> Option<(&[u32], usize, &Var)> {
+        Some((&self.indices, self.along, &self.values))
     }
 
     fn vars(&self) -> Vec<(&'static str, &Var)> {

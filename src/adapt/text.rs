@@ -78,16 +78,27 @@ impl Text {
             let train = write(&folder.join(TRAIN), train)?.0;
             if train.tokens == 0 {
                 let (context, tokens) = (plan.windows.context, train.tokens_read);
-                return Err(AdaptError::TooShort { corpus: corpus.id().to_owned(), language: plan.language, tokens, context });
+                return Err(AdaptError::TooShort {
+                    corpus: corpus.id().to_owned(),
+                    language: plan.language,
+                    tokens,
+                    context,
+                });
             }
             let (source, split) = validation.map_or((corpus, Split::HeldOut), |corpus| (corpus, Split::All));
-            let windows = WindowPlan { tokens: plan.validation, ..plan.windows.clone() };
+            // A text that fills no window is padded, so that one window is the least.
+            let tokens = plan.validation.max(plan.windows.context as u64);
+            let windows = WindowPlan { tokens, ..plan.windows.clone() };
             let documents = source.documents(plan.language, split)?;
             let held_out = Windows::new(plan.language, windows, tokenizer, documents);
             let (held_out, tokens) = write(&folder.join(HELD_OUT), held_out)?;
             if tokens < 2 {
                 let documents = train.notes.documents;
-                return Err(AdaptError::NoHeldOut { corpus: source.id().to_owned(), language: plan.language, documents });
+                return Err(AdaptError::NoHeldOut {
+                    corpus: source.id().to_owned(),
+                    language: plan.language,
+                    documents,
+                });
             }
             let read = TextRead { train, held_out, held_out_tokens: tokens };
             let notes = serde_json::to_vec_pretty(&read).expect("plain data");
@@ -136,7 +147,8 @@ impl Text {
             if order.as_ref().is_none_or(|(known, _)| *known != round) {
                 order = Some((round, shuffled(self.windows, seed, round)));
             }
-            let window = order.as_ref().expect("it was made above").1[usize::try_from(place).expect("a window's number")];
+            let window =
+                order.as_ref().expect("it was made above").1[usize::try_from(place).expect("a window's number")];
             file.seek(SeekFrom::Start(u64::from(window) * self.context as u64 * 4)).map_err(failed)?;
             let mut bytes = vec![0; self.context * 4];
             file.read_exact(&mut bytes).map_err(failed)?;

@@ -20,8 +20,8 @@ use super::{
 };
 use crate::{
     adapt::{
-        self, AdaptError, Adaptation, Change, Choice, Cost, DecayTo, Delta, DeltaHead, Event, Finish, METHODS, Method, Page,
-        RunFolder, RunHead, Schedule, Settings, Text, TextPlan, Trainable, Trainer,
+        self, AdaptError, Adaptation, Change, Choice, Cost, DecayTo, Delta, DeltaHead, Event, Finish, METHODS, Method,
+        Page, RunFolder, RunHead, Schedule, Settings, Text, TextPlan, Trainable, Trainer,
     },
     checkpoint::{Checkpoint, CheckpointHashes},
     corpus::{self, Corpus, CorpusOptions, CorpusSpec, DocumentUnit},
@@ -289,7 +289,10 @@ fn explained(method: &str, cost: &Cost) -> String {
         thousands(cost.parameters)
     )];
     lines.extend(
-        cost.per_layer.iter().enumerate().map(|(layer, trained)| format!("  layer {layer:>3}  {:>14}", thousands(*trained))),
+        cost.per_layer
+            .iter()
+            .enumerate()
+            .map(|(layer, trained)| format!("  layer {layer:>3}  {:>14}", thousands(*trained))),
     );
     if cost.outside > 0 {
         lines.push(format!("  outside    {:>14}", thousands(cost.outside)));
@@ -314,9 +317,12 @@ impl Cell {
 
 /// `methods=… seeds=… rates=…`.
 fn grid(words: &[String], own: &Cell, rate: Option<f64>) -> anyhow::Result<Vec<Cell>> {
-    let (mut methods, mut seeds, mut rates) = (vec![own.method], vec![own.seed], rate.into_iter().collect::<Vec<f64>>());
+    let (mut methods, mut seeds, mut rates) =
+        (vec![own.method], vec![own.seed], rate.into_iter().collect::<Vec<f64>>());
     for word in words.iter().flat_map(|word| word.split_whitespace()) {
-        let wrong = || usage(anyhow::anyhow!("--sweep: `{word}` is not understood; write methods=A,B seeds=1,2 rates=1e-4,3e-4"));
+        let wrong = || {
+            usage(anyhow::anyhow!("--sweep: `{word}` is not understood; write methods=A,B seeds=1,2 rates=1e-4,3e-4"))
+        };
         let (name, list) = word.split_once('=').ok_or_else(wrong)?;
         let items = list.split(',').map(str::trim).filter(|item| !item.is_empty());
         match name {
@@ -411,10 +417,7 @@ impl Ground {
             separator: separator(&checkpoint, training.document_separator)?,
             vocabulary: spec.vocabulary,
         };
-        let (id, revision) = match &located.origin {
-            Some((id, commit)) => (training.model_id.clone().unwrap_or_else(|| id.clone()), Some(commit.clone())),
-            None => (training.model_id.clone().unwrap_or_else(|| folder_name(&located.path)), training.model_revision.clone()),
-        };
+        let (id, revision) = located.name(training.model_id.as_ref(), training.model_revision.as_ref())?;
         Ok(Self {
             hashes: checkpoint.hashes()?,
             plan: TextPlan { language, windows, validation: training.validation_tokens },
@@ -468,8 +471,14 @@ impl Ground {
             &training.atlas_method,
             training.top_rate,
         )?;
-        let provenance = json!({ "method": found.method, "run": found.run, "rate": found.rate, "neurons": found.neurons.len() });
-        talk.say(format!("{} neurons serve {} ({})", thousands(found.neurons.len() as u64), self.language, found.method));
+        let provenance =
+            json!({ "method": found.method, "run": found.run, "rate": found.rate, "neurons": found.neurons.len() });
+        talk.say(format!(
+            "{} neurons serve {} ({})",
+            thousands(found.neurons.len() as u64),
+            self.language,
+            found.method
+        ));
         Ok(Some(Mask { neurons: found.neurons, provenance, words: name }))
     }
 
@@ -489,11 +498,8 @@ impl Ground {
 
     fn settings(&self, args: &AdaptArgs, cell: &Cell) -> Settings {
         let training = &args.training;
-        let optimiser = adapt::AdamW {
-            decay: training.weight_decay,
-            decay_to: training.decay_to,
-            ..adapt::AdamW::new(cell.rate)
-        };
+        let optimiser =
+            adapt::AdamW { decay: training.weight_decay, decay_to: training.decay_to, ..adapt::AdamW::new(cell.rate) };
         Settings {
             optimiser,
             clip: training.clip.unwrap_or(cell.method.clip),
@@ -561,12 +567,10 @@ impl Ground {
             talk.say(format!("{}: was finished before", out.display()));
             return Ok(Some(done));
         }
-        let text =
-            Text::prepare(out, &self.plan, &self.tokenizer, self.corpus.as_ref(), self.validation.as_deref())?;
+        let text = Text::prepare(out, &self.plan, &self.tokenizer, self.corpus.as_ref(), self.validation.as_deref())?;
         let choice = self.choice(args, cell, mask);
         let adaptation = cell.method.open(&choice)?;
-        let trainable =
-            Trainable::load(&self.checkpoint, &self.architecture, &*adaptation, self.dtype, &self.device)?;
+        let trainable = Trainable::load(&self.checkpoint, &self.architecture, &*adaptation, self.dtype, &self.device)?;
         let trained = trainable.size();
         talk.say(format!(
             "{}: {} of {} parameters train; {} tokens of text, {} held out",
@@ -714,7 +718,10 @@ impl Done {
 fn methods(rows: &[(Cell, Done)]) -> Vec<Value> {
     let mut groups: Vec<(&Cell, Vec<&Done>)> = Vec::new();
     for (cell, done) in rows {
-        match groups.iter_mut().find(|(first, _)| first.method.name == cell.method.name && first.rate.to_bits() == cell.rate.to_bits()) {
+        match groups
+            .iter_mut()
+            .find(|(first, _)| first.method.name == cell.method.name && first.rate.to_bits() == cell.rate.to_bits())
+        {
             Some((_, group)) => group.push(done),
             None => groups.push((cell, vec![done])),
         }
@@ -739,7 +746,8 @@ fn table(rows: &[(Cell, Done)]) -> String {
         "|---|---|---|---|---|---|---|".to_owned(),
     ];
     for row in methods(rows) {
-        let error = row["standard_error"].as_f64().map_or_else(|| "one seed".to_owned(), |error| format!("± {error:.4}"));
+        let error =
+            row["standard_error"].as_f64().map_or_else(|| "one seed".to_owned(), |error| format!("± {error:.4}"));
         lines.push(format!(
             "| {} | {:e} | {} | {} | {:+.4} | {error} | {:.2e} |",
             row["method"].as_str().unwrap_or_default(),

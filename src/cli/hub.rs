@@ -44,7 +44,7 @@ impl Located {
 }
 
 /// What a model is called that nobody gave a name.
-pub(super) fn folder_name(path: &Path) -> String {
+pub fn folder_name(path: &Path) -> String {
     let absolute = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let name = absolute.file_name().map_or_else(|| "model".into(), std::ffi::OsStr::to_string_lossy);
     name.strip_suffix(".gguf").unwrap_or(&name).to_owned()

@@ -51,7 +51,7 @@ enum Command {
     Site(site::SiteArgs),
     Mask(mask::MaskArgs),
     Import(import::ImportArgs),
-    Adapt(adapt::AdaptArgs),
+    Adapt(Box<adapt::AdaptArgs>),
     Apply(apply::ApplyArgs),
     Compare(compare::CompareArgs),
     Publish(publish::PublishArgs),

@@ -49,7 +49,8 @@ impl Identifier for Random {
         let mut notes: Vec<Note> = lape.notes.iter().filter(|note| !note.is_about_the_cut()).cloned().collect();
         let mut drawn: BTreeMap<u32, Vec<u16>> = BTreeMap::new();
         for language in 0..lape.languages.len() {
-            let places = draw(self.seed, self.matching, lape.languages[language], &lape.set(language), &fires, &mut notes);
+            let places =
+                draw(self.seed, self.matching, lape.languages[language], &lape.set(language), &fires, &mut notes);
             for place in places {
                 drawn.entry(place).or_default().push(language as u16);
             }

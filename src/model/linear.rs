@@ -2,14 +2,14 @@
 
 use std::{mem::MaybeUninit, sync::Arc};
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::{
     Path, bf16,
     matrix::{Matrix, filled, multiply, slice},
     patch::{Cut, Patch},
-    training::Frozen,
+    training::{Frozen, Replaced, has_kernels},
 };
 
 /// Weight `[out, in]` and, where the family has one, bias `[out]`.
@@ -33,6 +33,8 @@ enum Weight {
     Halves(bf16::Panels),
     /// Behind which only the input has a gradient.
     Frozen(Arc<Box<dyn CustomOp1 + Send + Sync>>),
+    /// The same, but for rows or columns that lie in it and have a gradient.
+    Replaced(Arc<Box<dyn CustomOp2 + Send + Sync>>, Tensor),
     /// Has a gradient itself: the tensor as the checkpoint holds it, of which the projection is a part.
     Trained(Tensor, Cut),
 }
@@ -52,14 +54,15 @@ impl Linear {
     }
 
     /// For training: a part of a weight and of a bias as the checkpoint holds them. What is a variable there is trained, all else frozen.
-    pub fn trainable(
-        weight: &Tensor,
-        bias: Option<Tensor>,
-        cut: Cut,
-        patch: Option<Arc<dyn Patch>>,
-    ) -> Result<Self> {
+    pub fn trainable(weight: &Tensor, bias: Option<Tensor>, cut: Cut, patch: Option<Arc<dyn Patch>>) -> Result<Self> {
+        let replaced = patch.as_ref().and_then(|patch| patch.replaces()).filter(|_| has_kernels(weight));
         let layout = if weight.track_op() {
             Weight::Trained(weight.clone(), cut)
+        } else if let Some((indices, along, values)) = replaced {
+            let op = Replaced::new(&cut.of(weight)?, indices, along)?;
+            let layout = Weight::Replaced(Arc::new(Box::new(op)), values.as_tensor().clone());
+            let bias = beside(weight, bias)?.map(|bias| cut.of_bias(&bias)).transpose()?;
+            return Ok(Self { weight: layout, bias: bias.map(Bias::Own), patch: None });
         } else {
             Weight::Frozen(Arc::new(Box::new(Frozen::new(cut.of(weight)?)?)))
         };
@@ -95,6 +98,9 @@ impl Linear {
         if let Weight::Frozen(frozen) = &self.weight {
             return self.biased(x.contiguous()?.apply_op1_arc(frozen.clone())?);
         }
+        if let Weight::Replaced(op, values) = &self.weight {
+            return self.biased(x.contiguous()?.apply_op2_arc(values, op.clone())?);
+        }
         let (batch, seq, width) = x.dims3()?;
         // One matrix product over all tokens: candle would otherwise multiply window by window.
         let x = x.reshape((batch * seq, width))?.contiguous()?;
@@ -105,7 +111,7 @@ impl Linear {
             Weight::Halves(panels) => x.apply_op1_no_bwd(panels)?,
             // Cut out anew at every use, since what is a copy would not see the variable change.
             Weight::Trained(weight, cut) => x.matmul(&cut.of(weight)?.to_dtype(x.dtype())?.t()?)?,
-            Weight::Frozen(_) => unreachable!("multiplied above"),
+            Weight::Frozen(_) | Weight::Replaced(..) => unreachable!("multiplied above"),
         };
         self.biased(y)?.reshape((batch, seq, ()))
     }

@@ -133,7 +133,7 @@ impl Decoder {
         let stem = weights.names().outer(weights.names().norm);
         let norm = weights.norm(&stem, spec.norm)?;
         let head = Head::build(&mut weights, &embedding)?;
-        Ok(Self { embedding, layers, norm, head, path, spec })
+        Ok(Self { spec, embedding, layers, norm, head, path })
     }
 
     /// The architecture.

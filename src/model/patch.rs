@@ -27,8 +27,7 @@ pub enum Projection {
 
 impl Projection {
     /// All of them, in the order in which a layer uses them.
-    pub const ALL: [Self; 7] =
-        [Self::Query, Self::Key, Self::Value, Self::Output, Self::Gate, Self::Up, Self::Down];
+    pub const ALL: [Self; 7] = [Self::Query, Self::Key, Self::Value, Self::Output, Self::Gate, Self::Up, Self::Down];
 
     /// Its word in files.
     #[must_use]
@@ -101,6 +100,13 @@ pub trait Patch: Send + Sync {
 
     /// Its trained values, each with a name of its own.
     fn vars(&self) -> Vec<(&'static str, &Var)>;
+
+    /// Of a patch that does nothing but give some rows or columns of the weight `[out, in]` values of their own: their ascending indices, the
+    /// dimension that they are along, and the values. The projection then takes them in, which costs nothing, instead of asking
+    /// [`Patch::apply`].
+    fn replaces(&self) -> Option<(&[u32], usize, &Var)> {
+        None
+    }
 
     /// Before every pass: the seed of what is random in training, none where nothing is to be random.
     fn seed(&self, seed: Option<u64>) {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Layout, Result, Shape, Tensor, Var,
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, InplaceOp1, Layout, Result, Shape, Tensor, Var,
     backprop::GradStore,
 };
 use rayon::prelude::*;
@@ -209,7 +209,9 @@ unsafe fn made(like: &Shape, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Resu
 fn with<T>(x: &Tensor, work: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
     let x = x.contiguous()?;
     let (storage, layout) = x.storage_and_layout();
-    let candle_core::Storage::Cpu(storage) = &*storage else { candle_core::bail!("a kernel for the CPU was given a tensor elsewhere") };
+    let candle_core::Storage::Cpu(storage) = &*storage else {
+        candle_core::bail!("a kernel for the CPU was given a tensor elsewhere")
+    };
     work(slice(storage, layout)?)
 }
 
@@ -295,13 +297,15 @@ impl CustomOp1 for Frozen {
             }
             Self::Plain(weight) => candle_core::bail!("weights in {:?} are not trained on the CPU", weight.dtype()),
             Self::Halves(panels, _) => {
-                let x = Tensor::from_slice(slice(x, layout)?, (layout.shape().elem_count() / inner, inner), &Device::Cpu)?;
+                let x =
+                    Tensor::from_slice(slice(x, layout)?, (layout.shape().elem_count() / inner, inner), &Device::Cpu)?;
                 let y = x.apply_op1_no_bwd(panels)?;
                 let out = y.dim(1)?;
                 Ok((CpuStorage::F32(y.flatten_all()?.to_vec1()?), ending(layout.shape(), out)))
             }
             Self::Wide(weight) => {
-                let x = Tensor::from_slice(slice(x, layout)?, (layout.shape().elem_count() / inner, inner), &Device::Cpu)?;
+                let x =
+                    Tensor::from_slice(slice(x, layout)?, (layout.shape().elem_count() / inner, inner), &Device::Cpu)?;
                 let y = bf16::widened(&x, weight)?;
                 let out = y.dim(1)?;
                 Ok((CpuStorage::F32(y.flatten_all()?.to_vec1()?), ending(layout.shape(), out)))
@@ -356,6 +360,141 @@ impl CustomOp1 for Frozen {
                 sum.expect("an embedding has rows").reshape(shape)?
             }
         }))
+    }
+}
+
+// --- A frozen projection with trained rows or columns in it ----------------------------------------------------------------------
+
+/// A frozen weight `[out, in]` in f32, some rows or columns of which are trained. Before every product the values are laid into the
+/// weight, so that one product computes all of it forward and one backward; only the gradient of the values is more.
+pub struct Replaced {
+    weight: Tensor,
+    indices: Vec<u32>,
+    along: usize,
+}
+
+impl Replaced {
+    pub fn new(weight: &Tensor, indices: &[u32], along: usize) -> Result<Self> {
+        // A copy of its own, since it is written to.
+        Ok(Self { weight: weight.copy()?.contiguous()?, indices: indices.to_vec(), along })
+    }
+}
+
+/// Lays values into a weight.
+struct Put<'a> {
+    indices: &'a [u32],
+    along: usize,
+    values: &'a [f32],
+}
+
+impl InplaceOp1 for Put<'_> {
+    fn name(&self) -> &'static str {
+        "put-rows"
+    }
+
+    fn cpu_fwd(&self, weight: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let (out, inner) = layout.shape().dims2()?;
+        let Some((start, end)) = layout.contiguous_offsets() else { candle_core::bail!("the weight has gaps") };
+        let CpuStorage::F32(weight) = weight else { candle_core::bail!("the weight is not f32") };
+        let weight = &mut weight[start..end];
+        if self.along == 0 {
+            for (row, values) in self.indices.iter().zip(self.values.chunks_exact(inner)) {
+                weight[*row as usize * inner..][..inner].copy_from_slice(values);
+            }
+        } else {
+            let rows = weight.chunks_exact_mut(inner).zip(self.values.chunks_exact(self.values.len() / out));
+            for (row, values) in rows {
+                for (column, value) in self.indices.iter().zip(values) {
+                    row[*column as usize] = *value;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Some columns of rows of `width` values, `[rows, columns]`.
+fn columns(x: &[f32], width: usize, indices: &[u32]) -> Vec<f32> {
+    x.chunks_exact(width).flat_map(|row| indices.iter().map(move |&column| row[column as usize])).collect()
+}
+
+/// `aᵀ b [m, n]` of `a [tokens, m]` and `b [tokens, n]`.
+fn across(a: &[f32], m: usize, b: &[f32], n: usize) -> Vec<f32> {
+    let tokens = a.len() / m;
+    let mut found = vec![0f32; m * n];
+    let rows = m.div_ceil(rayon::current_num_threads()).max(8);
+    found.par_chunks_mut(rows * n).enumerate().for_each(|(i, found)| {
+        let (count, first) = (found.len() / n, i * rows);
+        multiply_add(
+            [count, n, tokens],
+            (found, Matrix { offset: 0, rows: n, columns: 1 }),
+            (a, Matrix { offset: first, rows: 1, columns: m }),
+            (b, Matrix { offset: 0, rows: n, columns: 1 }),
+        );
+    });
+    found
+}
+
+impl CustomOp2 for Replaced {
+    fn name(&self) -> &'static str {
+        "projection-with-trained-rows"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        layout: &Layout,
+        values: &CpuStorage,
+        values_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (out, inner) = self.weight.dims2()?;
+        let values = slice(values, values_layout)?;
+        self.weight.inplace_op1(&Put { indices: &self.indices, along: self.along, values })?;
+        if layout.dims().last() != Some(&inner) {
+            candle_core::bail!("a projection of width {inner} was given vectors of {:?}", layout.shape());
+        }
+        let x = slice(x, layout)?;
+        let y = with(&self.weight, |weight| {
+            // SAFETY: a product writes every value.
+            #[allow(unsafe_code)]
+            Ok(unsafe { filled(x.len() / inner * out, |y| times(x, weight, out, inner, false, y)) })
+        })?;
+        Ok((CpuStorage::F32(y), ending(layout.shape(), out)))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        values: &Tensor,
+        _: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (out, inner) = self.weight.dims2()?;
+        let count = self.indices.len();
+        let gradient = gradient.contiguous()?;
+        let own = with(&gradient, |gradient| {
+            with(x, |x| {
+                Ok(if self.along == 0 {
+                    across(&columns(gradient, out, &self.indices), count, x, inner)
+                } else {
+                    across(gradient, out, &columns(x, inner, &self.indices), count)
+                })
+            })
+        })?;
+        let own = Tensor::from_vec(own, values.shape(), &Device::Cpu)?;
+        if !x.track_op() {
+            return Ok((None, Some(own)));
+        }
+        let back = with(&gradient, |gradient| {
+            with(&self.weight, |weight| {
+                // SAFETY: a product writes every value.
+                #[allow(unsafe_code)]
+                unsafe {
+                    made(x.shape(), |y| times(gradient, weight, out, inner, true, y))
+                }
+            })
+        })?;
+        Ok((Some(back), Some(own)))
     }
 }
 
@@ -602,7 +741,13 @@ impl CustomOp2 for Gated {
         Ok((CpuStorage::F32(h), gate_layout.shape().clone()))
     }
 
-    fn bwd(&self, gate: &Tensor, up: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        gate: &Tensor,
+        up: &Tensor,
+        _: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let size = gate.elem_count();
         let (mut d_gate, mut d_up) = (vec![0f32; size], vec![0f32; size]);
         with(gate, |gate| {
@@ -657,7 +802,7 @@ impl CustomOp3 for CausalGradient {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (batch, seq, heads, dim) = query.dims4()?;
         let kv_heads = key.dim(2)?;
-        let shape = Heads { scores: &self.scores, seq, heads, kv_heads, dim };
+        let sizes = Sizes { scores: &self.scores, seq, heads, kv_heads, dim };
         let parts = with(query, |query| {
             with(key, |key| {
                 with(value, |value| {
@@ -669,7 +814,7 @@ impl CustomOp3 for CausalGradient {
                                 let size = x.len() / batch;
                                 window * size..(window + 1) * size
                             };
-                            shape.back(
+                            sizes.back(
                                 head,
                                 &query[rows(query)],
                                 &key[rows(key)],
@@ -702,7 +847,7 @@ impl CustomOp3 for CausalGradient {
 }
 
 #[derive(Clone, Copy)]
-struct Heads<'a> {
+struct Sizes<'a> {
     scores: &'a Scores,
     seq: usize,
     heads: usize,
@@ -730,7 +875,7 @@ vectorised! {
     }
 }
 
-impl Heads<'_> {
+impl Sizes<'_> {
     fn back(self, kv_head: usize, query: &[f32], key: &[f32], value: &[f32], gradient: &[f32]) -> HeadGradients {
         let Self { scores: rule, seq, heads, kv_heads, dim } = self;
         let (group, row, kv_row) = (heads / kv_heads, heads * dim, kv_heads * dim);
@@ -754,9 +899,9 @@ impl Heads<'_> {
                 // SAFETY: a product writes numbers.
                 #[allow(unsafe_code)]
                 let (to, to_back) = unsafe { (overwritten(&mut weights), overwritten(&mut back)) };
-                let sizes = [queries, keys, dim];
-                multiply(sizes, (to, at(0, keys, 1)), (query, at(q, row, 1)), (key, at(kv, 1, kv_row)));
-                multiply(sizes, (to_back, at(0, keys, 1)), (gradient, at(q, row, 1)), (value, at(kv, 1, kv_row)));
+                let products = [queries, keys, dim];
+                multiply(products, (to, at(0, keys, 1)), (query, at(q, row, 1)), (key, at(kv, 1, kv_row)));
+                multiply(products, (to_back, at(0, keys, 1)), (gradient, at(q, row, 1)), (value, at(kv, 1, kv_row)));
                 for i in 0..queries {
                     let position = first + i;
                     let unseen = rule.window.map_or(0, |window| (position + 1).saturating_sub(window)) - oldest;
@@ -866,7 +1011,8 @@ impl CustomOp1 for CrossEntropy {
             })
             .collect();
         let scored = self.targets.iter().enumerate().filter(|(_, id)| **id != UNSCORED);
-        let total: f64 = scored.map(|(token, &id)| f64::from(levels[token] - logits[token * width + id as usize])).sum();
+        let total: f64 =
+            scored.map(|(token, &id)| f64::from(levels[token] - logits[token * width + id as usize])).sum();
         *self.levels.lock().unwrap_or_else(PoisonError::into_inner) = levels;
         Ok((CpuStorage::F32(vec![(total * f64::from(self.scale)) as f32]), Shape::from(())))
     }

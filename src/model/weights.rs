@@ -73,7 +73,11 @@ impl<'a> Weights<'a> {
 
     /// The head, whose weight others may hold too.
     pub fn shared(&mut self, weight: Tensor, bias: Option<Tensor>) -> Result<Linear> {
-        if self.path == Path::Training { Linear::trainable(&weight, bias, Cut::WHOLE, None) } else { Linear::shared(weight, bias) }
+        if self.path == Path::Training {
+            Linear::trainable(&weight, bias, Cut::WHOLE, None)
+        } else {
+            Linear::shared(weight, bias)
+        }
     }
 
     fn projection(&mut self, site: Option<Site>, weight: &Tensor, bias: Option<&Tensor>, cut: Cut) -> Result<Linear> {

@@ -49,7 +49,8 @@ impl Bench {
         let checkpoint = Checkpoint::open(folder).unwrap();
         let architecture = family::read(&checkpoint).unwrap();
         let shape = architecture.spec.ffn;
-        let all = (0..shape.layers).flat_map(|layer| (1..shape.width).step_by(5).map(move |i| NeuronId::dense(layer, i)));
+        let all =
+            (0..shape.layers).flat_map(|layer| (1..shape.width).step_by(5).map(move |i| NeuronId::dense(layer, i)));
         let neurons = NeuronSet::new(shape, all);
         let ids = ids(&fixture(&folder.join("reference.safetensors"))["input_ids"]);
         Self { checkpoint, architecture, neurons, ids }
@@ -143,9 +144,15 @@ fn the_gradients_of_every_weight_are_those_of_the_operators_with_gradients() {
             }
             for (parameter, found) in trainable.parameters.iter().zip(found) {
                 let found = found.ok_or_else(|| format!("{} has no gradient", parameter.name))?;
-                let error = relative(&found, &gradients.get(&vars[&parameter.name]).unwrap().clone());
-                if error > 2e-5 {
-                    return Err(format!("{activations:?}: the gradient of {} differs by {error:e}", parameter.name));
+                let wanted = gradients.get(&vars[&parameter.name]).unwrap();
+                // Where nothing turns queries and keys, the gradient of a key's bias is zero but for rounding.
+                let difference = floats(&(&found - wanted).unwrap()).iter().map(|x| x * x).sum::<f64>().sqrt();
+                let size = floats(wanted).iter().map(|x| x * x).sum::<f64>().sqrt();
+                if difference > 2e-5 * size + 1e-7 {
+                    return Err(format!(
+                        "{activations:?}: the gradient of {} differs by {difference:e}",
+                        parameter.name
+                    ));
                 }
             }
         }
@@ -247,7 +254,7 @@ fn a_fresh_adaptation_is_the_identity() {
         .unwrap();
         let wanted = frozen.logits(&bench.ids, &mut Unobserved).unwrap();
         // Whole tensors go through other products than frozen ones.
-        let limit = if trainable.tensors.is_empty() { f32::MIN_POSITIVE } else { 1e-5 };
+        let limit = if trainable.tensors.is_empty() { f32::MIN_POSITIVE } else { 5e-5 };
         let difference = largest_difference(&found, &wanted);
         if difference < limit { Ok(()) } else { Err(format!("logits differ by {difference}")) }
     });
@@ -270,8 +277,10 @@ fn gradients_reach_every_trained_value_and_the_plan_knows_their_number() {
         }
         // LoRA's A has no gradient while B is zero.
         disturb(&trainable);
-        let (_, found) =
-            trainable.decoder.gradients(&bench.ids, &bench.targets(), &trainable.vars(), Activations::Recomputed).unwrap();
+        let (_, found) = trainable
+            .decoder
+            .gradients(&bench.ids, &bench.targets(), &trainable.vars(), Activations::Recomputed)
+            .unwrap();
         for (parameter, found) in trainable.parameters.iter().zip(found) {
             let found = found.ok_or_else(|| format!("{} has no gradient", parameter.name))?;
             if floats(&found).iter().all(|&g| g == 0.0) {
@@ -319,9 +328,9 @@ fn a_delta_gives_what_the_patches_give_and_touches_nothing_else() {
         })
         .unwrap();
         let found = own.logits(&bench.ids, &mut Unobserved).unwrap();
-        let difference = largest_difference(&found, &wanted);
-        if difference > 2e-5 {
-            return Err(format!("logits differ by {difference}"));
+        let error = relative(&found, &wanted);
+        if error > 1e-5 {
+            return Err(format!("logits differ by {error:e} of their size"));
         }
         let changes = adapt::changes(&delta, &bench.checkpoint, &bench.architecture).unwrap();
         if changes.iter().any(|change| change.relative <= 0.0 || change.mean <= 0.0) {
@@ -386,8 +395,12 @@ fn turned(ids: &Tensor, vocabulary: usize, step: u32) -> Tensor {
     Tensor::from_vec(values, ids.shape(), &Device::Cpu).unwrap()
 }
 
-const ORACLES: [(&str, &str); 4] =
-    [("llama", "tiny-llama/scaled"), ("phi3", "families/phi3-short"), ("gpt2", "families/gpt2"), ("qwen3", "families/qwen3-untied")];
+const ORACLES: [(&str, &str); 4] = [
+    ("llama", "tiny-llama/scaled"),
+    ("phi3", "families/phi3-short"),
+    ("gpt2", "families/gpt2"),
+    ("qwen3", "families/qwen3-untied"),
+];
 
 #[test]
 fn gradients_of_neurons_are_pytorchs_dense_gradients_gathered() {
@@ -445,7 +458,9 @@ fn lora_and_ia3_are_pefts() {
         let bench = Bench::new(&folder("tiny-llama/scaled"));
         let (_, trainable) = bench.open(Method::named(method).unwrap());
         let patches: Vec<(Site, Arc<dyn neuroglot::model::Patch>)> = trainable.patches.clone();
-        let values = || patches.iter().flat_map(|(site, patch)| patch.vars().into_iter().map(move |(name, var)| (*site, name, var)));
+        let values = || {
+            patches.iter().flat_map(|(site, patch)| patch.vars().into_iter().map(move |(name, var)| (*site, name, var)))
+        };
         for (site, name, var) in values() {
             let own = &reference[&format!("before.{}", peft_name(&bench, method, site, name))];
             var.set(&own.reshape(var.shape()).unwrap()).unwrap();

@@ -28,7 +28,8 @@ fn sandbox() -> Sandbox {
     sandbox.with_atlas()
 }
 
-const RUN: &str = "adapt --model model --atlas atlas --language mlt --corpus dir:text --tokens 960 --context 16 --validate-every 10";
+const RUN: &str =
+    "adapt --model model --atlas atlas --language mlt --corpus dir:text --tokens 960 --context 16 --validate-every 10";
 
 /// A run of the bundled model that takes a few seconds.
 fn adapt(out: &Path, more: &[&str]) -> Command {
@@ -36,7 +37,18 @@ fn adapt(out: &Path, more: &[&str]) -> Command {
     command.args(["adapt", "--quiet", "--threads", "1", "--model", &format!("{DEMO}/model")]);
     command.args(["--model-id", "neuroglot/demo-2.7m", "--atlas", ATLAS, "--language", "mlt"]);
     command.args(["--corpus", &format!("dir:{DEMO}/sentences"), "--document", "line", "--context", "32"]);
-    command.args(["--batch", "1", "--accumulate", "2", "--tokens", "7680", "--validate-every", "24", "--save-every", "3"]);
+    command.args([
+        "--batch",
+        "1",
+        "--accumulate",
+        "2",
+        "--tokens",
+        "7680",
+        "--validate-every",
+        "24",
+        "--save-every",
+        "3",
+    ]);
     command.args(["--lr", "1e-2", "--out"]).arg(out).args(more);
     command.stdout(Stdio::null()).stderr(Stdio::null());
     command
@@ -170,11 +182,12 @@ fn shards_are_written_as_the_base_has_them() {
     sandbox.model(SHARDED);
     let sandbox = sandbox.with_atlas();
     sandbox.run(&format!("{RUN} --lr 3e-2 --out run")).done();
-    sandbox.run("apply run --model model --out out").done();
-    let (base, own) = (bytes_below(&sandbox.path("model")), bytes_below(&sandbox.path("out")));
+    sandbox.run("apply run --model model --out applied").done();
+    let (base, own) = (bytes_below(&sandbox.path("model")), bytes_below(&sandbox.path("applied")));
     let mut changed = 0;
     for (name, bytes) in &base {
-        if name.extension().is_some_and(|ending| ending == "safetensors") && !name.starts_with("reference.safetensors") {
+        if name.extension().is_some_and(|ending| ending == "safetensors") && !name.starts_with("reference.safetensors")
+        {
             assert_eq!(own[name].len(), bytes.len(), "{}", name.display());
             changed += usize::from(own[name] != *bytes);
         } else if name.extension().is_some_and(|ending| ending == "json") {
@@ -214,7 +227,7 @@ fn a_dry_run_writes_nothing() {
 fn patience_ends_a_run_and_the_best_is_what_is_kept() {
     let sandbox = sandbox();
     // So large a learning rate only does harm.
-    let said = sandbox.run(&format!("--json {RUN} --lr 30 --validate-every 1 --patience 2 --out run"));
+    let said = sandbox.run(&format!("--json {RUN} --lr 30 --patience 2 --out run").replace("-every 10", "-every 1"));
     let json: Value = serde_json::from_str(&said.done().stdout).unwrap();
     let step = |name: &str| json["outcome"][name].as_u64().unwrap();
     assert!(step("step") < 30 && step("best_step") + 2 == step("step"), "{json}");
@@ -232,8 +245,13 @@ fn refused(sandbox: &Sandbox, arguments: &str, code: i32, wanted: &str) {
 fn masks_of_other_models_are_refused() {
     let sandbox = sandbox();
     sandbox.run("mask atlas --language mlt --out mask.safetensors").done();
-    refused(&sandbox, &format!("{RUN} --out run --model-id someone/else --model-revision x --dry-run --atlas mask.safetensors")
-        .replace("--atlas atlas ", ""), 1, "is of model model, but the model here has someone/else");
+    refused(
+        &sandbox,
+        &format!("{RUN} --out run --model-id someone/else --model-revision x --dry-run --atlas mask.safetensors")
+            .replace("--atlas atlas ", ""),
+        1,
+        "is of model model, but the model here has someone/else",
+    );
     // From a file it is the same run as from the folder.
     sandbox.run(&format!("{RUN} --out a").replace("--atlas atlas", "--atlas mask.safetensors")).done();
     sandbox.run(&format!("{RUN} --out b")).done();
@@ -247,7 +265,12 @@ fn masks_of_other_models_are_refused() {
     other.write("mask.safetensors", sandbox.read("mask.safetensors"));
     other.model(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/families/gpt2"));
     other.write("model/tokenizer.json", sandbox.read("model/tokenizer.json"));
-    refused(&other, &format!("{RUN} --out run").replace("--atlas atlas", "--atlas mask.safetensors"), 1, "neurons, but the model here has");
+    refused(
+        &other,
+        &format!("{RUN} --out run").replace("--atlas atlas", "--atlas mask.safetensors"),
+        1,
+        "neurons, but the model here has",
+    );
 }
 
 #[test]
@@ -255,7 +278,7 @@ fn what_cannot_be_adapted_is_refused_in_words() {
     let sandbox = sandbox();
     refused(&sandbox, &format!("{RUN} --out run --method magic"), 2, "there is no such method");
     refused(&sandbox, &RUN.replace("--atlas atlas", "--out run"), 2, "say where they are with --atlas");
-    refused(&sandbox, &format!("{RUN} --out run --lr -1"), 2, "a number above 0");
+    refused(&sandbox, &format!("{RUN} --out run --lr 0"), 2, "a number above 0");
     refused(&sandbox, &format!("{RUN} --out run --sweep colour=red"), 2, "write methods=A,B");
     refused(&sandbox, &format!("{RUN} --out run").replace("--language mlt", "--language mlt,fra"), 2, "one language");
     refused(&sandbox, &format!("{RUN} --out run").replace("--language mlt", "--language deu"), 1, "deu_Latn");
@@ -302,10 +325,10 @@ fn a_damaged_delta_is_refused() {
     ];
     for (bytes, wanted) in cases {
         sandbox.write("bad.safetensors", bytes);
-        let said = sandbox.run("apply bad.safetensors --model model --out out");
+        let said = sandbox.run("apply bad.safetensors --model model --out applied");
         assert_eq!(said.code, 1, "{wanted}");
         assert!(said.stderr.contains(wanted), "{wanted}: {}", said.stderr);
-        assert!(!sandbox.path("out").exists());
+        assert!(!sandbox.path("applied").exists());
     }
 }
 
@@ -316,7 +339,10 @@ fn transformers(sandbox: &Sandbox, checkpoint: &str, adapter: Option<&str>) -> c
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/oracles/adapt.py");
     let mut command = Command::new(python);
     command.arg(script).arg("logits").arg(sandbox.path(checkpoint));
-    command.arg(sandbox.path("model/reference.safetensors")).arg(&out).args(adapter.map(|adapter| sandbox.path(adapter)));
+    command
+        .arg(sandbox.path("model/reference.safetensors"))
+        .arg(&out)
+        .args(adapter.map(|adapter| sandbox.path(adapter)));
     let ended = command.output().unwrap();
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
     fixture(&out)["logits"].clone()

@@ -286,7 +286,14 @@ fn a_delta_is_evaluated_as_the_checkpoint_that_it_makes() {
     assert!(json(said.stdout.as_bytes())["table"].as_str().unwrap().contains(&format!("subnetwork-{}", rows[0].run)));
     assert_eq!((rows[0].method.as_str(), rows[0].target.to_string().as_str()), ("subnetwork", "mlt_Latn"));
     assert!(rows[0].parameters.unwrap() > 0);
-    // A delta on another base is refused.
+    // A delta whose weights another base has otherwise is refused.
+    let device = candle_core::Device::Cpu;
+    let mut tensors = candle_core::safetensors::load(sandbox.path("other/model.safetensors"), &device).unwrap();
+    for (_, tensor) in tensors.iter_mut().filter(|(name, _)| name.contains("gate_proj")) {
+        *tensor = (&*tensor * 0.5).unwrap();
+    }
+    candle_core::safetensors::save(&tensors, sandbox.path("other/model.safetensors")).unwrap();
     let said = sandbox.run(&format!("{RUN} --model other --delta run --out else.json"));
     assert_eq!(said.code, 1, "{}", said.stderr);
+    assert!(said.stderr.contains("gate_proj"), "{}", said.stderr);
 }

@@ -82,9 +82,7 @@ impl<const PARTS: usize> Fused<PARTS> {
     fn part(&self, part: usize, widths: [usize; PARTS], dim: usize) -> (&'static str, Part) {
         match self {
             Self::Apart(stems) => (stems[part], Part::Whole),
-            Self::Stacked(stem) => {
-                (stem, Part::Rows { start: widths[..part].iter().sum(), len: widths[part] })
-            }
+            Self::Stacked(stem) => (stem, Part::Rows { start: widths[..part].iter().sum(), len: widths[part] }),
             Self::ByHead(stem) => (stem, Part::Heads { part, parts: PARTS, dim }),
         }
     }
@@ -217,7 +215,8 @@ impl Architecture {
     pub fn place(&self, site: Site) -> Option<Place> {
         let Self { spec, names } = self;
         let Site { layer, projection } = site;
-        let [queries, keys] = [spec.attention.heads, spec.attention.kv_heads].map(|heads| heads * spec.attention.head_dim);
+        let [queries, keys] =
+            [spec.attention.heads, spec.attention.kv_heads].map(|heads| heads * spec.attention.head_dim);
         let attention = |part| names.attention.part(part, [queries, keys, keys], spec.attention.head_dim);
         let gated = |part| names.gated.part(part, [spec.ffn.width; 2], spec.ffn.width);
         let (stem, part) = match projection {
