@@ -92,8 +92,8 @@ fn differences_go_into_an_atlas_and_leave_the_rest_as_it_was() {
             (difference["metric"].as_str().unwrap(), difference["language"].as_str().unwrap())
         );
         assert_eq!(
-            [row.before, row.after, row.difference, row.stderr.unwrap()],
-            ["before", "after", "difference", "stderr"].map(|name| difference[name].as_f64().unwrap())
+            vec![row.before, row.after, row.difference, row.stderr.unwrap()],
+            ["before", "after", "difference", "stderr"].map(|name| difference[name].as_f64().unwrap()).to_vec()
         );
         assert_eq!(
             (row.target.to_string().as_str(), row.parameters, row.units, row.model.as_str()),
@@ -134,8 +134,8 @@ fn pages_say_of_adaptations_what_the_table_says() {
         assert_eq!(rows.len(), 1, "{adaptation}");
         let row = &rows[0];
         assert_eq!(
-            [&row["before"], &row["after"], &row["difference"], &row["stderr"]].map(|n| n.as_f64().unwrap()),
-            [2.0, 1.5, -0.5, 0.1]
+            [&row["before"], &row["after"], &row["difference"], &row["stderr"]].map(|n| n.as_f64().unwrap()).to_vec(),
+            vec![2.0, 1.5, -0.5, 0.1]
         );
         assert!((row["elsewhere"].as_f64().unwrap() - 0.12).abs() < 1e-12);
         // √(0.03² + 0.04²) / 2 = 0.025
