@@ -309,6 +309,33 @@ fn delta_of(bench: &Bench, adaptation: &dyn Adaptation, trainable: &Trainable, m
 }
 
 #[test]
+fn patched_and_merged_weights_give_the_same() {
+    laws(|bench, method| {
+        let (_, trainable) = bench.open(method);
+        disturb(&trainable);
+        let wanted = trainable.decoder.logits(&bench.ids, &mut Unobserved).unwrap().detach();
+        let merged = Decoder::build(&bench.architecture, Path::Differentiable, |name| {
+            if let Some((_, var)) = trainable.tensors.iter().find(|(own, _)| own == name) {
+                return Ok(var.as_tensor().clone());
+            }
+            let mut tensor = bench.checkpoint.tensor(name, DType::F32, &Device::Cpu)?;
+            for (site, patch) in &trainable.patches {
+                let place = bench.architecture.place(*site).unwrap();
+                if name == format!("{}.weight", place.stem) {
+                    tensor = place.cut.put(&tensor, &patch.merge(&place.cut.of(&tensor)?)?)?;
+                } else if name == format!("{}.bias", place.stem) {
+                    tensor = place.cut.put_bias(&tensor, &patch.merge_bias(&place.cut.of_bias(&tensor)?)?)?;
+                }
+            }
+            Ok(tensor)
+        })
+        .unwrap();
+        let error = relative(&merged.logits(&bench.ids, &mut Unobserved).unwrap(), &wanted);
+        if error < 1e-5 { Ok(()) } else { Err(format!("logits differ by {error:e} of their size")) }
+    });
+}
+
+#[test]
 fn a_delta_gives_what_the_patches_give_and_touches_nothing_else() {
     let folder = TempDir::new().unwrap();
     let place = folder.path().join("delta.safetensors");
