@@ -189,7 +189,8 @@ fn a_frozen_model_gives_its_input_the_gradient_that_it_should_have() {
         let gradients = plain.nll(&bench.ids).unwrap().mean_all().unwrap().backward().unwrap();
         let wanted = gradients.get(&plain_var).unwrap();
         for activations in [Activations::Kept, Activations::Recomputed] {
-            let (_, found) = trained.gradients(&bench.ids, &bench.targets(), &[var.clone()], activations).unwrap();
+            let (_, found) =
+                trained.gradients(&bench.ids, &bench.targets(), std::slice::from_ref(&var), activations).unwrap();
             let error = relative(found[0].as_ref().unwrap(), wanted);
             if error > 2e-5 {
                 return Err(format!("{activations:?}: the gradient differs by {error:e}"));
@@ -525,11 +526,12 @@ fn what_lora_drops_is_the_same_when_a_layer_is_recomputed() {
     let (kept, recomputed) = (pass(Some(3), Activations::Kept), pass(Some(3), Activations::Recomputed));
     assert_eq!(kept.0.to_bits(), recomputed.0.to_bits());
     for (a, b) in kept.1.iter().zip(&recomputed.1) {
-        assert_eq!(largest_difference(a.as_ref().unwrap(), b.as_ref().unwrap()), 0.0);
+        assert!(largest_difference(a.as_ref().unwrap(), b.as_ref().unwrap()) <= 0.0);
     }
-    assert_ne!(kept.0, pass(Some(4), Activations::Kept).0, "another seed drops others");
-    assert_eq!(pass(None, Activations::Kept).0, pass(None, Activations::Kept).0);
-    assert_ne!(kept.0, pass(None, Activations::Kept).0, "validation drops nothing");
+    let loss = |seed| pass(seed, Activations::Kept).0.to_bits();
+    assert_ne!(kept.0.to_bits(), loss(Some(4)), "another seed drops others");
+    assert_eq!(loss(None), loss(None));
+    assert_ne!(kept.0.to_bits(), loss(None), "validation drops nothing");
 }
 
 #[test]
