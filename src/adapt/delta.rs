@@ -380,6 +380,7 @@ impl Delta {
             if sites.is_empty() {
                 see(name, None, &flat(&before)?, &flat(&after)?);
             }
+            let shared = sites.len() > 1;
             for (site, cut) in sites {
                 let (mut before, mut after) = (cut.of(&before)?, cut.of(&after)?);
                 let rows = edits.iter().filter_map(|edit| edit.rows.as_ref()).find(|rows| rows.cut == cut);
@@ -388,7 +389,11 @@ impl Delta {
                     before = before.index_select(&index, rows.along)?;
                     after = after.index_select(&index, rows.along)?;
                 }
-                see(name, Some(site), &flat(&before)?, &flat(&after)?);
+                let (before, after) = (flat(&before)?, flat(&after)?);
+                // Of a tensor that holds several projections, only those that were touched are meant.
+                if !shared || before != after {
+                    see(name, Some(site), &before, &after);
+                }
             }
         }
         Ok(())

@@ -189,7 +189,8 @@ fn a_frozen_model_gives_its_input_the_gradient_that_it_should_have() {
         let gradients = plain.nll(&bench.ids).unwrap().mean_all().unwrap().backward().unwrap();
         let wanted = gradients.get(&plain_var).unwrap();
         for activations in [Activations::Kept, Activations::Recomputed] {
-            let (_, found) = trained.gradients(&bench.ids, &bench.targets(), &[var.clone()], activations).unwrap();
+            let (_, found) =
+                trained.gradients(&bench.ids, &bench.targets(), std::slice::from_ref(&var), activations).unwrap();
             let error = relative(found[0].as_ref().unwrap(), wanted);
             if error > 2e-5 {
                 return Err(format!("{activations:?}: the gradient differs by {error:e}"));
@@ -309,6 +310,33 @@ fn delta_of(bench: &Bench, adaptation: &dyn Adaptation, trainable: &Trainable, m
 }
 
 #[test]
+fn patched_and_merged_weights_give_the_same() {
+    laws(|bench, method| {
+        let (_, trainable) = bench.open(method);
+        disturb(&trainable);
+        let wanted = trainable.decoder.logits(&bench.ids, &mut Unobserved).unwrap().detach();
+        let merged = Decoder::build(&bench.architecture, Path::Differentiable, |name| {
+            if let Some((_, var)) = trainable.tensors.iter().find(|(own, _)| own == name) {
+                return Ok(var.as_tensor().clone());
+            }
+            let mut tensor = bench.checkpoint.tensor(name, DType::F32, &Device::Cpu)?;
+            for (site, patch) in &trainable.patches {
+                let place = bench.architecture.place(*site).unwrap();
+                if name == format!("{}.weight", place.stem) {
+                    tensor = place.cut.put(&tensor, &patch.merge(&place.cut.of(&tensor)?)?)?;
+                } else if name == format!("{}.bias", place.stem) {
+                    tensor = place.cut.put_bias(&tensor, &patch.merge_bias(&place.cut.of_bias(&tensor)?)?)?;
+                }
+            }
+            Ok(tensor)
+        })
+        .unwrap();
+        let error = relative(&merged.logits(&bench.ids, &mut Unobserved).unwrap(), &wanted);
+        if error < 1e-5 { Ok(()) } else { Err(format!("logits differ by {error:e} of their size")) }
+    });
+}
+
+#[test]
 fn a_delta_gives_what_the_patches_give_and_touches_nothing_else() {
     let folder = TempDir::new().unwrap();
     let place = folder.path().join("delta.safetensors");
@@ -328,8 +356,10 @@ fn a_delta_gives_what_the_patches_give_and_touches_nothing_else() {
         })
         .unwrap();
         let found = own.logits(&bench.ids, &mut Unobserved).unwrap();
+        // A delta is in the base's number format.
+        let limit = if bench.checkpoint.stored_dtype() == "F32" { 1e-5 } else { 2e-2 };
         let error = relative(&found, &wanted);
-        if error > 1e-5 {
+        if error > limit {
             return Err(format!("logits differ by {error:e} of their size"));
         }
         let changes = adapt::changes(&delta, &bench.checkpoint, &bench.architecture).unwrap();
@@ -496,11 +526,12 @@ fn what_lora_drops_is_the_same_when_a_layer_is_recomputed() {
     let (kept, recomputed) = (pass(Some(3), Activations::Kept), pass(Some(3), Activations::Recomputed));
     assert_eq!(kept.0.to_bits(), recomputed.0.to_bits());
     for (a, b) in kept.1.iter().zip(&recomputed.1) {
-        assert_eq!(largest_difference(a.as_ref().unwrap(), b.as_ref().unwrap()), 0.0);
+        assert!(largest_difference(a.as_ref().unwrap(), b.as_ref().unwrap()) <= 0.0);
     }
-    assert_ne!(kept.0, pass(Some(4), Activations::Kept).0, "another seed drops others");
-    assert_eq!(pass(None, Activations::Kept).0, pass(None, Activations::Kept).0);
-    assert_ne!(kept.0, pass(None, Activations::Kept).0, "validation drops nothing");
+    let loss = |seed| pass(seed, Activations::Kept).0.to_bits();
+    assert_ne!(kept.0.to_bits(), loss(Some(4)), "another seed drops others");
+    assert_eq!(loss(None), loss(None));
+    assert_ne!(kept.0.to_bits(), loss(None), "validation drops nothing");
 }
 
 #[test]

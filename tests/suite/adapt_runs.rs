@@ -320,8 +320,8 @@ fn a_damaged_delta_is_refused() {
         (whole[..20].to_vec(), "is no whole safetensors file"),
         (Vec::new(), "too short"),
         (with("neuroglot.delta", "neuroglot.dalte"), "is of format"),
-        (with("layers.0.mlp.gate", "layers.9.mlp.gate"), "without `layers.9.mlp.neurons`"),
-        (with("layers.0.mlp.gate", "layers.0.mlp.goat"), "does not know"),
+        (with("\"layers.0.mlp.gate\"", "\"layers.9.mlp.gate\""), "without `layers.9.mlp.neurons`"),
+        (with("\"layers.0.mlp.gate\"", "\"layers.0.mlp.goat\""), "does not know"),
     ];
     for (bytes, wanted) in cases {
         sandbox.write("bad.safetensors", bytes);
