@@ -67,6 +67,16 @@ impl Drop for Draft {
     }
 }
 
+/// Whether a folder holds anything but files of these names. What a killed run left of a [`Draft`] is nothing: the next one writes
+/// over it.
+#[must_use]
+pub fn is_occupied(folder: &Path, ours: &[&str]) -> bool {
+    let is_draft = |name: &str| name.strip_prefix('.').and_then(|name| name.strip_suffix(".part")).is_some();
+    let foreign = |name: &str| !ours.contains(&name) && !is_draft(name);
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| foreign(&entry.file_name().to_string_lossy()))
+}
+
 /// Writes a whole file.
 ///
 /// # Errors

@@ -74,7 +74,7 @@ fn check_place(base: &Path, out: &Path, delta: &Delta) -> Result<(), AdaptError>
     let marker = std::fs::read(out.join(MARKER)).ok();
     let own =
         marker.and_then(|json| serde_json::from_slice::<DeltaHead>(&json).ok()).is_some_and(|head| head == delta.head);
-    if !own && std::fs::read_dir(out).is_ok_and(|mut files| files.next().is_some()) {
+    if !own && output::is_occupied(out, &[]) {
         return Err(AdaptError::broken(
             out,
             "is not empty and holds no checkpoint of this delta; choose an empty or new folder with --out",

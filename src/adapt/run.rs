@@ -122,10 +122,7 @@ impl RunFolder {
                 });
             }
         } else {
-            let occupied = std::fs::read_dir(path).is_ok_and(|entries| {
-                entries.flatten().any(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
-            });
-            if occupied {
+            if output::is_occupied(path, &[]) {
                 return Err(AdaptError::Occupied { path: path.to_owned() });
             }
             output::write(&file, &serde_json::to_vec_pretty(&head).expect("plain data"))?;

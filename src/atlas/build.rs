@@ -407,12 +407,7 @@ fn existing(place: &Path) -> Result<Option<Atlas>, AtlasError> {
     match Atlas::open(place) {
         Ok(atlas) => Ok(Some(atlas)),
         Err(AtlasError::NoAtlas { .. }) => {
-            let unfinished =
-                |name: &std::ffi::OsStr| ["data", "masks", "LICENSE", "README.md"].iter().any(|ours| name == *ours);
-            let mut entries = std::fs::read_dir(place).into_iter().flatten().flatten();
-            if entries
-                .any(|entry| !unfinished(&entry.file_name()) && !entry.file_name().to_string_lossy().ends_with(".part"))
-            {
+            if output::is_occupied(place, &["data", "masks", "LICENSE", "README.md"]) {
                 return Err(AtlasError::Occupied { path: place.to_owned() });
             }
             Ok(None)

@@ -139,9 +139,7 @@ impl Store {
         let fresh = Evaluation::new(parameters);
         let head = if is_file(place) { place.to_owned() } else { place.join(EVALUATION) };
         if !head.exists() {
-            let occupied =
-                !is_file(place) && std::fs::read_dir(place).is_ok_and(|mut entries| entries.next().is_some());
-            if occupied {
+            if !is_file(place) && output::is_occupied(place, &[]) {
                 return Err(EvaluateError::Occupied { path: place.to_owned() });
             }
             return Ok(Self { place: place.to_owned(), evaluation: fresh });

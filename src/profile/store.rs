@@ -103,7 +103,7 @@ impl ProfileFolder {
                 path: path.join("profile.json"),
                 difference: difference(&found.head.parameters, &head.parameters),
             }),
-            Err(ProfileError::NoProfile { .. }) if occupied(path) => {
+            Err(ProfileError::NoProfile { .. }) if output::is_occupied(path, &[]) => {
                 Err(ProfileError::Occupied { path: path.to_owned() })
             }
             Err(ProfileError::NoProfile { .. }) => Self::create(path, head),
@@ -294,10 +294,6 @@ impl ProfileFolder {
 
 fn bytes(path: &Path) -> Result<Vec<u8>, ProfileError> {
     std::fs::read(path).map_err(|error| broken(path, format!("cannot be read: {error}")))
-}
-
-fn occupied(path: &Path) -> bool {
-    std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 /// `tokens (2048 there, 4096 here), …`: where two runs differ.

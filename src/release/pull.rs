@@ -197,15 +197,11 @@ fn check_place(out: &Path) -> Result<(), ReleaseError> {
     if out.join(MANIFEST).is_file() || out.join(ASIDE).is_dir() {
         return Ok(());
     }
-    let ours = ["data", "masks", "LICENSE", "README.md"];
     match fs::read_dir(out) {
-        Ok(entries) => {
-            let foreign = |name: &std::ffi::OsStr| !ours.iter().any(|ours| name == *ours);
-            if entries.flatten().any(|entry| foreign(&entry.file_name())) {
-                return Err(ReleaseError::Occupied { path: out.to_owned() });
-            }
-            Ok(())
+        Ok(_) if output::is_occupied(out, &["data", "masks", "LICENSE", "README.md"]) => {
+            Err(ReleaseError::Occupied { path: out.to_owned() })
         }
+        Ok(_) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(source) => Err(HubError::File { path: out.to_owned(), source }.into()),
     }

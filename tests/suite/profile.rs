@@ -79,6 +79,18 @@ fn a_run_that_is_killed_twenty_times_ends_with_the_bytes_of_one_that_was_not() {
 }
 
 #[test]
+fn a_run_that_was_killed_in_its_first_breath_is_begun_again() {
+    let folder = TempDir::new().unwrap();
+    let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
+    assert!(profile(&whole).status().unwrap().success());
+    // Killed between the first file's draft and its name.
+    fs::create_dir(&killed).unwrap();
+    fs::write(killed.join(".profile.json.part"), b"{").unwrap();
+    assert!(profile(&killed).status().unwrap().success());
+    assert_eq!(bytes_below(&whole), bytes_below(&killed));
+}
+
+#[test]
 fn ctrl_c_ends_with_exit_code_3_and_the_same_command_recomputes_nothing_that_was_finished() {
     let folder = TempDir::new().unwrap();
     let (whole, stopped) = (folder.path().join("whole"), folder.path().join("stopped"));
