@@ -130,6 +130,7 @@ await section("search, sort, keys", async () => {
   check("the address keeps the search", page.url().includes("#q=mlt"), page.url());
   await page.locator("#q").focus();
   await page.keyboard.press("Escape");
+  await page.waitForFunction(all => document.querySelectorAll("#table tbody tr:not([hidden])").length === all, all, { timeout: 5000 }).catch(() => null);
   check("Escape clears", await rows.count() === all);
   await page.locator("#q").fill("zzzz");
   check("nothing found is said", await rows.count() === 0 && (await page.locator("#found").innerText()).length > 20);
