@@ -37,7 +37,7 @@ pub use self::{
     cost::{Cost, cost},
     delta::{Delta, DeltaHead, write as write_delta},
     mask::{AtlasMask, read as read_mask},
-    optimiser::{AdamW, DecayTo, Moments, Schedule, clip},
+    optimiser::{AdamW, DecayTo, Moments, Schedule, clip, norm},
     report::{Page, page},
     run::{Metric, RunFolder, RunHead},
     text::{Text, TextPlan, targets},
@@ -236,7 +236,7 @@ pub enum AdaptError {
     },
     /// Text without enough documents to hold some out.
     #[error(
-        "{corpus} has {documents} documents in {language}: every twentieth is held out for validation, and none of them holds two tokens; give other text with --validation-corpus"
+        "{corpus}: every twentieth document of {language} is held out for validation, and of {documents} none is left for it; take --document line where every line stands alone, or give other text with --validation-corpus"
     )]
     NoHeldOut {
         /// The corpus.
@@ -261,7 +261,9 @@ pub enum AdaptError {
         context: usize,
     },
     /// A folder that holds another run.
-    #[error("{path}: holds another run ({what} differs); choose another --out")]
+    #[error(
+        "{path}: holds another run, which differs in {what}; choose another --out, or the same settings to continue it"
+    )]
     OtherRun {
         /// The folder.
         path: PathBuf,

@@ -1,6 +1,8 @@
 //! AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), the clipping of gradients, and schedules of the learning rate: every operation in
 //! the order in which PyTorch does it.
 
+use candle_core::{CpuStorage, DType, Device, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// What weight decay pulls towards.
@@ -68,61 +70,236 @@ impl AdamW {
         Self { rate, beta1: 0.9, beta2: 0.999, eps: 1e-8, decay: 0.01, decay_to: DecayTo::Zero }
     }
 
-    /// One step of one parameter: `values`, its moments and its gradient are of the same length, and `base` too where it is pulled there.
+    /// One step of one parameter: its moments, its gradient times `factor`, and its values before training, where it is pulled there, are
+    /// tensors of its own shape in f32.
+    ///
+    /// # Errors
+    /// When they are of another shape or the device fails.
     #[allow(clippy::cast_possible_truncation)]
     pub fn step(
         &self,
         step: u64,
         rate: f64,
-        values: &mut [f32],
+        value: &Var,
         moments: &mut Moments,
-        gradient: &[f32],
-        base: &[f32],
-    ) {
+        (gradient, factor): (&Tensor, f32),
+        base: Option<&Tensor>,
+    ) -> Result<()> {
         let steps = i32::try_from(step).unwrap_or(i32::MAX);
         let (first, second) = (1.0 - self.beta1.powi(steps), 1.0 - self.beta2.powi(steps));
-        let (keep, pull) = ((1.0 - rate * self.decay) as f32, (rate * self.decay) as f32);
-        let (mix, beta2, rest) = ((1.0 - self.beta1) as f32, self.beta2 as f32, (1.0 - self.beta2) as f32);
-        let (root, eps, size) = (second.sqrt() as f32, self.eps as f32, (rate / first) as f32);
-        let Moments { mean, square } = moments;
-        for (i, value) in values.iter_mut().enumerate() {
-            let g = gradient[i];
-            match self.decay_to {
-                DecayTo::Zero => *value *= keep,
-                DecayTo::Base => *value -= pull * (*value - base[i]),
-            }
-            mean[i] += (g - mean[i]) * mix;
-            square[i] = square[i] * beta2 + rest * g * g;
-            *value -= size * (mean[i] / (square[i].sqrt() / root + eps));
+        let mean = Mean { factor, mix: (1.0 - self.beta1) as f32 };
+        let square = Square { factor, beta2: self.beta2 as f32, rest: (1.0 - self.beta2) as f32 };
+        let update = Update {
+            keep: (1.0 - rate * self.decay) as f32,
+            pull: (rate * self.decay) as f32,
+            base: base.filter(|_| self.decay_to == DecayTo::Base),
+            root: second.sqrt() as f32,
+            eps: self.eps as f32,
+            size: (rate / first) as f32,
+        };
+        if !value.device().is_cpu() {
+            moments.mean = mean.of(&moments.mean, gradient)?;
+            moments.square = square.of(&moments.square, gradient)?;
+            return value.set(&update.of(value, moments)?);
         }
+        let gradient = gradient.contiguous()?;
+        moments.mean.inplace_op2(&gradient, &mean)?;
+        moments.square.inplace_op2(&gradient, &square)?;
+        value.inplace_op3(&moments.mean, &moments.square, &update)
     }
 }
 
-/// Running means of a parameter's gradients and of their squares.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// Running means of a parameter's gradients and of their squares, in f32, where the parameter is.
+#[derive(Clone, Debug)]
 pub struct Moments {
     /// Of the gradients.
-    pub mean: Vec<f32>,
+    pub mean: Tensor,
     /// Of their squares.
-    pub square: Vec<f32>,
+    pub square: Tensor,
 }
 
 impl Moments {
     /// Of a parameter that has seen no gradient.
-    #[must_use]
-    pub fn new(len: usize) -> Self {
-        Self { mean: vec![0.0; len], square: vec![0.0; len] }
+    ///
+    /// # Errors
+    /// When the device has no room.
+    pub fn new(value: &Var) -> Result<Self> {
+        let zeros = || Tensor::zeros(value.shape(), DType::F32, value.device());
+        Ok(Self { mean: zeros()?, square: zeros()? })
     }
 }
 
-/// Makes the gradients of all parameters together no longer than `largest`, and gives their norm before.
+/// Values that one task takes.
+const CHUNK: usize = 1 << 15;
+
+/// The norm of the gradients of all parameters together.
+///
+/// # Errors
+/// When the device fails.
+pub fn norm(gradients: &[Tensor]) -> Result<f64> {
+    let square = |gradient: &Tensor| -> Result<f64> {
+        if !gradient.device().is_cpu() {
+            return Ok(f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?));
+        }
+        let gradient = gradient.contiguous()?;
+        let (storage, layout) = gradient.storage_and_layout();
+        let candle_core::Storage::Cpu(storage) = &*storage else { candle_core::bail!("the gradient is on the CPU") };
+        let parts = slice(storage, layout)?.par_chunks(CHUNK);
+        // Added in the order of the parts, so that the sum is the same whatever the number of threads.
+        let sums = parts.map(|part| part.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>());
+        Ok(sums.collect::<Vec<_>>().into_iter().sum())
+    };
+    gradients.iter().map(square).sum::<Result<f64>>().map(f64::sqrt)
+}
+
+/// The factor that makes gradients of a norm no longer than `largest`.
+#[must_use]
 #[allow(clippy::cast_possible_truncation)]
-pub fn clip(gradients: &mut [Vec<f32>], largest: f64) -> f64 {
-    let square = |gradient: &Vec<f32>| gradient.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
-    let norm = gradients.iter().map(square).sum::<f64>().sqrt();
-    let factor = (largest / (norm + 1e-6)) as f32;
-    if factor < 1.0 {
-        gradients.iter_mut().flatten().for_each(|g| *g *= factor);
+pub fn clip(norm: f64, largest: f64) -> f32 {
+    ((largest / (norm + 1e-6)) as f32).min(1.0)
+}
+
+fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let CpuStorage::F32(values) = storage else { candle_core::bail!("trained values are f32") };
+    let Some((start, end)) = layout.contiguous_offsets() else { candle_core::bail!("{:?} has gaps", layout.shape()) };
+    Ok(&values[start..end])
+}
+
+fn slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+    let CpuStorage::F32(values) = storage else { candle_core::bail!("trained values are f32") };
+    let Some((start, end)) = layout.contiguous_offsets() else { candle_core::bail!("{:?} has gaps", layout.shape()) };
+    Ok(&mut values[start..end])
+}
+
+fn same_length(lengths: &[usize]) -> Result<()> {
+    if lengths.windows(2).any(|pair| pair[0] != pair[1]) {
+        candle_core::bail!("a parameter, its moments and its gradient are of different lengths: {lengths:?}");
     }
-    norm
+    Ok(())
+}
+
+/// The running mean, one gradient further.
+struct Mean {
+    factor: f32,
+    mix: f32,
+}
+
+impl Mean {
+    fn of(&self, mean: &Tensor, gradient: &Tensor) -> Result<Tensor> {
+        mean + ((gradient * f64::from(self.factor))? - mean)? * f64::from(self.mix)
+    }
+}
+
+impl InplaceOp2 for Mean {
+    fn name(&self) -> &'static str {
+        "adamw-mean"
+    }
+
+    fn cpu_fwd(&self, mean: &mut CpuStorage, place: &Layout, gradient: &CpuStorage, from: &Layout) -> Result<()> {
+        let (mean, gradient) = (slice_mut(mean, place)?, slice(gradient, from)?);
+        same_length(&[mean.len(), gradient.len()])?;
+        mean.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK)).for_each(|(mean, gradient)| {
+            for (mean, g) in mean.iter_mut().zip(gradient) {
+                *mean += (g * self.factor - *mean) * self.mix;
+            }
+        });
+        Ok(())
+    }
+}
+
+/// The running mean of the squares, one gradient further.
+struct Square {
+    factor: f32,
+    beta2: f32,
+    rest: f32,
+}
+
+impl Square {
+    fn of(&self, square: &Tensor, gradient: &Tensor) -> Result<Tensor> {
+        (square * f64::from(self.beta2))? + ((gradient * f64::from(self.factor))?.sqr()? * f64::from(self.rest))?
+    }
+}
+
+impl InplaceOp2 for Square {
+    fn name(&self) -> &'static str {
+        "adamw-square"
+    }
+
+    fn cpu_fwd(&self, square: &mut CpuStorage, place: &Layout, gradient: &CpuStorage, from: &Layout) -> Result<()> {
+        let (square, gradient) = (slice_mut(square, place)?, slice(gradient, from)?);
+        same_length(&[square.len(), gradient.len()])?;
+        square.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK)).for_each(|(square, gradient)| {
+            for (square, g) in square.iter_mut().zip(gradient) {
+                let g = g * self.factor;
+                *square = *square * self.beta2 + self.rest * g * g;
+            }
+        });
+        Ok(())
+    }
+}
+
+/// The values, one step further.
+struct Update<'a> {
+    keep: f32,
+    pull: f32,
+    base: Option<&'a Tensor>,
+    root: f32,
+    eps: f32,
+    size: f32,
+}
+
+impl Update<'_> {
+    fn of(&self, value: &Tensor, moments: &Moments) -> Result<Tensor> {
+        let pulled = match self.base {
+            None => (value.detach() * f64::from(self.keep))?,
+            Some(base) => (value.detach() - ((value.detach() - base)? * f64::from(self.pull))?)?,
+        };
+        let root = ((moments.square.sqrt()? / f64::from(self.root))? + f64::from(self.eps))?;
+        pulled - ((&moments.mean / root)? * f64::from(self.size))?
+    }
+}
+
+impl InplaceOp3 for Update<'_> {
+    fn name(&self) -> &'static str {
+        "adamw"
+    }
+
+    fn cpu_fwd(
+        &self,
+        value: &mut CpuStorage,
+        place: &Layout,
+        mean: &CpuStorage,
+        mean_place: &Layout,
+        square: &CpuStorage,
+        square_place: &Layout,
+    ) -> Result<()> {
+        let value = slice_mut(value, place)?;
+        let (mean, square) = (slice(mean, mean_place)?, slice(square, square_place)?);
+        same_length(&[value.len(), mean.len(), square.len()])?;
+        let parts = value.par_chunks_mut(CHUNK).zip(mean.par_chunks(CHUNK).zip(square.par_chunks(CHUNK)));
+        let step = |value: &mut f32, mean: f32, square: f32| {
+            *value -= self.size * (mean / (square.sqrt() / self.root + self.eps));
+        };
+        let Some(base) = self.base else {
+            parts.for_each(|(value, (mean, square))| {
+                for ((value, mean), square) in value.iter_mut().zip(mean).zip(square) {
+                    *value *= self.keep;
+                    step(value, *mean, *square);
+                }
+            });
+            return Ok(());
+        };
+        let base = base.to_device(&Device::Cpu)?.contiguous()?;
+        let (storage, layout) = base.storage_and_layout();
+        let candle_core::Storage::Cpu(storage) = &*storage else { candle_core::bail!("the base was moved to the CPU") };
+        let base = slice(storage, layout)?;
+        same_length(&[mean.len(), base.len()])?;
+        parts.zip(base.par_chunks(CHUNK)).for_each(|((value, (mean, square)), base)| {
+            for (((value, mean), square), base) in value.iter_mut().zip(mean).zip(square).zip(base) {
+                *value -= self.pull * (*value - base);
+                step(value, *mean, *square);
+            }
+        });
+        Ok(())
+    }
 }

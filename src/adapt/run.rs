@@ -9,20 +9,24 @@
 //!     delta.safetensors       what comes out
 
 use std::{
-    collections::BTreeMap,
     fs::{File, OpenOptions},
     io::{Read, Write},
     path::{Path, PathBuf},
 };
 
+use candle_core::Tensor;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{AdaptError, optimiser::Moments, trainable::Parameter};
+use super::{
+    AdaptError, Text,
+    optimiser::Moments,
+    trainable::{Parameter, values},
+};
 use crate::{
     output::{self, OutputError},
-    profile::canonical,
+    profile::{canonical, differences},
 };
 
 /// What decides a run, and a run's id.
@@ -91,7 +95,7 @@ pub struct Progress {
 }
 
 /// Values, moments and progress.
-pub(super) type State = (Vec<Vec<f32>>, Vec<Moments>, Progress);
+pub(super) type State = (Vec<Moments>, Progress);
 
 /// A run folder.
 pub struct RunFolder {
@@ -106,6 +110,9 @@ const STATE: &str = "state.safetensors";
 const BEST: &str = "best.safetensors";
 
 impl RunFolder {
+    /// Where a command keeps the masks that it fetched from a Hub for a run, before the run begins.
+    pub const ATLAS: &str = ".atlas";
+
     /// A folder for a run: a new one, or one of the same run that is continued.
     ///
     /// # Errors
@@ -116,13 +123,17 @@ impl RunFolder {
             let bytes = std::fs::read(&file).map_err(|error| AdaptError::broken(&file, error))?;
             let found: RunHead = serde_json::from_slice(&bytes).map_err(|error| AdaptError::broken(&file, error))?;
             if found.run != head.run {
-                return Err(AdaptError::OtherRun {
-                    path: path.to_owned(),
-                    what: difference(&found.parameters, &head.parameters),
-                });
+                if path.join(STATE).is_file() || path.join(BEST).is_file() {
+                    let mut what = differences(&found.parameters, &head.parameters);
+                    what.truncate(3);
+                    return Err(AdaptError::OtherRun { path: path.to_owned(), what: what.join(", ") });
+                }
+                // A run without a state, be it that its settings were wrong, gives way to another.
+                Text::forget(path)?;
+                output::write(&file, &serde_json::to_vec_pretty(&head).expect("plain data"))?;
             }
         } else {
-            if output::is_occupied(path, &[]) {
+            if output::is_occupied(path, &[Self::ATLAS]) {
                 return Err(AdaptError::Occupied { path: path.to_owned() });
             }
             output::write(&file, &serde_json::to_vec_pretty(&head).expect("plain data"))?;
@@ -197,54 +208,46 @@ impl RunFolder {
         }
         let bytes = std::fs::read(&path).map_err(|error| AdaptError::broken(&path, error))?;
         let file = SafeTensors::deserialize(&bytes).map_err(|error| AdaptError::broken(&path, error))?;
-        let part = |kind: &str| {
-            parameters
-                .iter()
-                .map(|parameter| floats(&path, &file, &format!("{kind}.{}", parameter.name), parameter))
-                .collect::<Result<Vec<_>, _>>()
-        };
-        let (values, means, squares) = (part("value")?, part("mean")?, part("square")?);
-        let moments = means.into_iter().zip(squares).map(|(mean, square)| Moments { mean, square }).collect();
-        Ok(Some((values, moments, progress(&path, &bytes)?)))
+        let mut moments = Vec::with_capacity(parameters.len());
+        for parameter in parameters {
+            let part = |kind: &str| floats(&path, &file, &format!("{kind}.{}", parameter.name), parameter);
+            parameter.var.set(&part("value")?)?;
+            moments.push(Moments { mean: part("mean")?, square: part("square")? });
+        }
+        Ok(Some((moments, progress(&path, &bytes)?)))
     }
 
-    /// The values of the best validation.
-    pub(super) fn best(&self, parameters: &[Parameter]) -> Result<Vec<Vec<f32>>, AdaptError> {
+    /// Sets parameters to the values of the best validation.
+    pub(super) fn take_best(&self, parameters: &[Parameter]) -> Result<(), AdaptError> {
         let path = self.file(BEST);
         let bytes = std::fs::read(&path).map_err(|error| AdaptError::broken(&path, error))?;
         let file = SafeTensors::deserialize(&bytes).map_err(|error| AdaptError::broken(&path, error))?;
-        parameters
-            .iter()
-            .map(|parameter| floats(&path, &file, &format!("value.{}", parameter.name), parameter))
-            .collect()
+        for parameter in parameters {
+            parameter.var.set(&floats(&path, &file, &format!("value.{}", parameter.name), parameter)?)?;
+        }
+        Ok(())
     }
 
     pub(super) fn write_state(
         &self,
         parameters: &[Parameter],
-        values: &[Vec<f32>],
         moments: &[Moments],
         progress: &Progress,
     ) -> Result<(), AdaptError> {
-        let mut tensors = Vec::new();
-        for ((parameter, values), moments) in parameters.iter().zip(values).zip(moments) {
-            let shape = parameter.var.dims();
-            let named = [("value", values), ("mean", &moments.mean), ("square", &moments.square)];
-            tensors
-                .extend(named.map(|(kind, values)| (format!("{kind}.{}", parameter.name), shape, values.as_slice())));
-        }
+        let named = |(parameter, moments): (&Parameter, &Moments)| {
+            let parts = [("value", parameter.var.as_tensor()), ("mean", &moments.mean), ("square", &moments.square)];
+            parts.map(|(kind, tensor)| (format!("{kind}.{}", parameter.name), tensor.clone()))
+        };
         write_floats(
             &self.file(STATE),
             &json!({ "progress": serde_json::to_string(progress).expect("plain data") }),
-            tensors,
+            &parameters.iter().zip(moments).flat_map(named).collect::<Vec<_>>(),
         )
     }
 
-    pub(super) fn write_best(&self, parameters: &[Parameter], values: &[Vec<f32>]) -> Result<(), AdaptError> {
-        let tensors = parameters.iter().zip(values);
-        let tensors = tensors
-            .map(|(parameter, values)| (format!("value.{}", parameter.name), parameter.var.dims(), values.as_slice()));
-        write_floats(&self.file(BEST), &json!({}), tensors.collect())
+    pub(super) fn write_best(&self, parameters: &[Parameter]) -> Result<(), AdaptError> {
+        let named = |parameter: &Parameter| (format!("value.{}", parameter.name), parameter.var.as_tensor().clone());
+        write_floats(&self.file(BEST), &json!({}), &parameters.iter().map(named).collect::<Vec<_>>())
     }
 }
 
@@ -256,32 +259,35 @@ fn progress(path: &Path, bytes: &[u8]) -> Result<Progress, AdaptError> {
     serde_json::from_str(text).map_err(|error| broken(error.to_string()))
 }
 
-fn floats(path: &Path, file: &SafeTensors, name: &str, like: &Parameter) -> Result<Vec<f32>, AdaptError> {
+fn floats(path: &Path, file: &SafeTensors, name: &str, like: &Parameter) -> Result<Tensor, AdaptError> {
     let view = file.tensor(name).map_err(|error| AdaptError::broken(path, error))?;
     if view.dtype() != Dtype::F32 || view.shape() != like.var.dims() {
         let problem =
             format!("tensor `{name}` is {:?} {:?}, but {:?} is wanted", view.dtype(), view.shape(), like.var.dims());
         return Err(AdaptError::broken(path, problem));
     }
-    Ok(view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+    let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect::<Vec<_>>();
+    Ok(Tensor::from_vec(values, view.shape(), like.var.device())?)
 }
 
-/// Writes a safetensors file of f32 tensors, value by value: held in memory once, and the same bytes for the same values, which the
-/// library's metadata in chance order would not be.
-fn write_floats(path: &Path, metadata: &Value, tensors: Vec<(String, &[usize], &[f32])>) -> Result<(), AdaptError> {
+/// Writes a safetensors file of f32 tensors, one after the other: the same bytes for the same values, which the library's metadata in
+/// chance order would not be.
+fn write_floats(path: &Path, metadata: &Value, tensors: &[(String, Tensor)]) -> Result<(), AdaptError> {
     let mut header = serde_json::Map::new();
     header.insert("__metadata__".to_owned(), metadata.clone());
     let mut end = 0;
-    for (name, shape, values) in &tensors {
+    for (name, tensor) in tensors {
         let start = end;
-        end += 4 * values.len();
-        header.insert(name.clone(), json!({ "dtype": "F32", "shape": shape, "data_offsets": [start, end] }));
+        end += 4 * tensor.elem_count();
+        header.insert(name.clone(), json!({ "dtype": "F32", "shape": tensor.dims(), "data_offsets": [start, end] }));
     }
     let failed = |source| OutputError { path: path.to_owned(), source };
     let mut draft = output::Draft::new(path)?;
     draft.write_all(&head(&header)).map_err(failed)?;
-    for value in tensors.iter().flat_map(|(_, _, values)| values.iter()) {
-        draft.write_all(&value.to_le_bytes()).map_err(failed)?;
+    for (_, tensor) in tensors {
+        for value in values(tensor)? {
+            draft.write_all(&value.to_le_bytes()).map_err(failed)?;
+        }
     }
     draft.keep()?;
     Ok(())
@@ -292,21 +298,6 @@ pub(super) fn head(header: &serde_json::Map<String, Value>) -> Vec<u8> {
     let mut json = serde_json::to_vec(header).expect("plain data");
     json.resize(json.len().next_multiple_of(8), b' ');
     [&(json.len() as u64).to_le_bytes(), json.as_slice()].concat()
-}
-
-/// The first setting that two runs differ in.
-fn difference(a: &Value, b: &Value) -> String {
-    let (Value::Object(a), Value::Object(b)) = (a, b) else { return "everything".to_owned() };
-    let names: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-    let told: BTreeMap<&String, String> = names
-        .into_iter()
-        .filter(|name| a.get(*name) != b.get(*name))
-        .map(|name| {
-            let show = |value: Option<&Value>| value.map_or_else(|| "nothing".to_owned(), ToString::to_string);
-            (name, format!("{name}: {} there, {} now", show(a.get(name)), show(b.get(name))))
-        })
-        .collect();
-    told.into_values().next().unwrap_or_else(|| "nothing that it says".to_owned())
 }
 
 /// metrics.jsonl, open at its end.

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{Read, Seek, SeekFrom, Write},
+    io::{ErrorKind, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
@@ -105,6 +105,15 @@ impl Text {
             output::write(&folder.join(NOTES), &notes)?;
         }
         Self::open(folder, plan.windows.context)
+    }
+
+    /// Lets go of the text of a run that is no more, so that it is read anew.
+    pub(super) fn forget(folder: &Path) -> Result<(), AdaptError> {
+        let notes = folder.join(NOTES);
+        match std::fs::remove_file(&notes) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(AdaptError::broken(&notes, error)),
+            _ => Ok(()),
+        }
     }
 
     fn open(folder: &Path, context: usize) -> Result<Self, AdaptError> {

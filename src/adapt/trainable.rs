@@ -100,26 +100,6 @@ impl Trainable {
     pub fn patch(&self, site: Site) -> Option<&dyn Patch> {
         self.patches.iter().find(|(own, _)| *own == site).map(|(_, patch)| &**patch)
     }
-
-    /// All values, in the order of the parameters.
-    ///
-    /// # Errors
-    /// When the device fails.
-    pub fn values(&self) -> Result<Vec<Vec<f32>>> {
-        self.parameters.iter().map(|parameter| values(parameter.var.as_tensor())).collect()
-    }
-
-    /// Puts values in place of all.
-    ///
-    /// # Errors
-    /// When they do not fit.
-    pub fn set(&self, values: &[Vec<f32>]) -> Result<()> {
-        for (parameter, values) in self.parameters.iter().zip(values) {
-            let var = &parameter.var;
-            var.set(&Tensor::from_slice(values, var.shape(), var.device())?)?;
-        }
-        Ok(())
-    }
 }
 
 /// A tensor's values on the host.

@@ -5,16 +5,16 @@ use std::{
     time::Instant,
 };
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
     AdaptError,
-    optimiser::{AdamW, DecayTo, Moments, Schedule, clip},
+    optimiser::{AdamW, DecayTo, Moments, Schedule, clip, norm},
     run::{Lines, Metric, Progress, RunFolder},
     text::{Text, targets},
-    trainable::{Trainable, values},
+    trainable::{Parameter, Trainable},
 };
 use crate::model::{Activations, device::peak_memory};
 
@@ -72,6 +72,8 @@ pub enum Event {
         loss: f64,
         /// Tokens of it.
         tokens: u64,
+        /// The most bytes that were held up to now, where the system says.
+        memory: Option<u64>,
     },
     /// A validation is done.
     Validated {
@@ -115,14 +117,19 @@ impl Trainer<'_> {
     /// When the loss is no number, the device has no room, or the folder cannot be written to.
     pub fn run(&self, folder: &RunFolder, mut tell: impl FnMut(Event)) -> Result<Finish, AdaptError> {
         let trainable = self.trainable;
-        let values = trainable.values()?;
-        let base = if self.settings.optimiser.decay_to == DecayTo::Base { values.clone() } else { Vec::new() };
-        let mut state = State { moments: fresh(&values), values, progress: Progress::default() };
-        if let Some((values, moments, progress)) = folder.state(&trainable.parameters)? {
-            trainable.set(&values)?;
-            state = State { values, moments, progress };
-            tell(Event::Resumed(state.progress.step));
-        }
+        let pulled = self.settings.optimiser.decay_to == DecayTo::Base;
+        let before = |parameter: &Parameter| pulled.then(|| parameter.var.copy()).transpose();
+        let base = trainable.parameters.iter().map(before).collect::<Result<Vec<_>, _>>()?;
+        let mut state = match folder.state(&trainable.parameters)? {
+            Some((moments, progress)) => {
+                tell(Event::Resumed(progress.step));
+                State { moments, progress }
+            }
+            None => State {
+                moments: trainable.vars().iter().map(Moments::new).collect::<Result<_, _>>()?,
+                progress: Progress::default(),
+            },
+        };
         let mut lines = folder.metrics(&state.progress)?;
         if state.progress.before.is_none() {
             self.validate(&mut state, folder, &mut lines, &mut tell)?;
@@ -156,8 +163,7 @@ impl Trainer<'_> {
     /// When the run has none.
     pub fn take_best(&self, folder: &RunFolder) -> Result<Outcome, AdaptError> {
         let progress = folder.progress()?;
-        let values = folder.best(&self.trainable.parameters)?;
-        self.trainable.set(&values)?;
+        folder.take_best(&self.trainable.parameters)?;
         let (best_step, best) = progress.best.unwrap_or_default();
         Ok(Outcome {
             step: progress.step,
@@ -171,14 +177,14 @@ impl Trainer<'_> {
     fn step(
         &self,
         state: &mut State,
-        base: &[Vec<f32>],
+        base: &[Option<Tensor>],
         lines: &mut Lines,
         tell: &mut impl FnMut(Event),
     ) -> Result<(), AdaptError> {
         let Settings { optimiser, batch, accumulate, seed, .. } = self.settings;
         let step = state.progress.step + 1;
         let vars = self.trainable.vars();
-        let mut gradients: Vec<Vec<f32>> = Vec::new();
+        let mut gradients: Vec<Tensor> = Vec::new();
         let mut loss = 0.0;
         for part in 0..accumulate as u64 {
             let pass = (step - 1) * accumulate as u64 + part;
@@ -188,35 +194,35 @@ impl Trainer<'_> {
             self.trainable.seed(Some(mixed(seed, pass)));
             let (part_loss, found) = self.trainable.decoder.gradients(&ids, &targets, &vars, self.activations)?;
             loss += part_loss / accumulate as f64;
-            let share = 1.0 / accumulate as f32;
             for (i, (found, var)) in found.into_iter().zip(&vars).enumerate() {
                 let mut found = match found {
-                    Some(found) => values(&found)?,
-                    None => vec![0.0; var.elem_count()],
+                    Some(found) => found.to_dtype(DType::F32)?,
+                    None => var.zeros_like()?,
                 };
                 if accumulate > 1 {
-                    found.iter_mut().for_each(|g| *g *= share);
+                    found = (found / accumulate as f64)?;
                 }
                 match gradients.get_mut(i) {
-                    Some(sum) => sum.iter_mut().zip(&found).for_each(|(sum, g)| *sum += g),
+                    Some(sum) => *sum = (&*sum + found)?,
                     None => gradients.push(found),
                 }
             }
         }
-        let norm = clip(&mut gradients, self.settings.clip);
+        let norm = norm(&gradients)?;
+        let factor = clip(norm, self.settings.clip);
         if !loss.is_finite() || !norm.is_finite() {
             let bf16 = self.trainable.decoder.rounds();
             return Err(AdaptError::Diverged { step, loss, bf16 });
         }
         let rate = optimiser.rate * self.settings.schedule.factor(step, self.settings.warmup, self.settings.steps);
-        for (i, gradient) in gradients.iter().enumerate() {
-            let base = if optimiser.decay_to == DecayTo::Base { base[i].as_slice() } else { &[] };
-            optimiser.step(step, rate, &mut state.values[i], &mut state.moments[i], gradient, base);
+        let parameters = vars.iter().zip(&mut state.moments).zip(&gradients).zip(base);
+        for (((var, moments), gradient), base) in parameters {
+            optimiser.step(step, rate, var, moments, (gradient, factor), base.as_ref())?;
         }
-        self.trainable.set(&state.values)?;
         state.progress.step = step;
         lines.put(&Metric::Step { step, loss, gradient_norm: norm, rate })?;
-        tell(Event::Step { step, loss, tokens: self.tokens_per_step() });
+        let memory = peak_memory(self.trainable.decoder.device());
+        tell(Event::Step { step, loss, tokens: self.tokens_per_step(), memory });
         Ok(())
     }
 
@@ -248,7 +254,7 @@ impl Trainer<'_> {
         } else if best {
             progress.best = Some((step, loss));
             progress.waited = 0;
-            folder.write_best(&self.trainable.parameters, &state.values)?;
+            folder.write_best(&self.trainable.parameters)?;
         } else {
             progress.waited += 1;
         }
@@ -260,7 +266,7 @@ impl Trainer<'_> {
 
     fn save(&self, state: &mut State, folder: &RunFolder, lines: &Lines) -> Result<(), AdaptError> {
         state.progress.metrics = lines.settle()?;
-        folder.write_state(&self.trainable.parameters, &state.values, &state.moments, &state.progress)
+        folder.write_state(&self.trainable.parameters, &state.moments, &state.progress)
     }
 
     fn record(&self, folder: &RunFolder, begun: Instant, steps: u64) -> Result<(), AdaptError> {
@@ -274,20 +280,15 @@ impl Trainer<'_> {
             "tokens": tokens,
             "seconds": seconds,
             "tokens_per_second": tokens as f64 / seconds,
-            "peak_memory": peak_memory(),
+            "peak_memory": peak_memory(self.trainable.decoder.device()),
         }))
     }
 }
 
 /// Everything that the next step depends on.
 struct State {
-    values: Vec<Vec<f32>>,
     moments: Vec<Moments>,
     progress: Progress,
-}
-
-fn fresh(values: &[Vec<f32>]) -> Vec<Moments> {
-    values.iter().map(|values| Moments::new(values.len())).collect()
 }
 
 /// A seed for one pass: the finaliser of SplitMix64, so that neighbours have nothing in common.

@@ -114,6 +114,7 @@ impl Manifest {
         let path = atlas.join(MANIFEST);
         let json = match std::fs::read(&path) {
             Ok(json) => json,
+            Err(_) if atlas.is_file() => return Err(AtlasError::File { path: atlas.to_owned() }),
             Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
                 return Err(AtlasError::NoAtlas { path: atlas.to_owned() });
             }

@@ -47,6 +47,12 @@ pub enum AtlasError {
         /// The folder.
         path: PathBuf,
     },
+    /// A file.
+    #[error("{path}: is a file, but an atlas is a folder, with {MANIFEST} in it; give a folder")]
+    File {
+        /// The file.
+        path: PathBuf,
+    },
     /// A folder with other things in it.
     #[error("{path}: is not empty and holds no atlas; choose an empty or new folder with --out")]
     Occupied {

@@ -7,21 +7,20 @@ use std::{
     time::Instant,
 };
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use clap::Args;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Outcome, STOP, Talk, hub::HubArgs, usage};
+use super::{
+    Outcome, STOP, Talk,
+    hub::HubArgs,
+    place::{Place, PlaceArgs},
+    usage,
+};
 use crate::{
     checkpoint::Checkpoint,
-    model::{
-        self, Architecture, Decoder, ModelError, Tally,
-        bf16::Kernel,
-        cost,
-        device::{self, DeviceChoice, Opened, Precision},
-        family,
-    },
+    model::{self, Architecture, Decoder, ModelError, Tally, cost, device, family},
 };
 
 /// Measure how fast this machine multiplies and copies, and how much of it profiling uses.
@@ -43,12 +42,8 @@ pub struct BenchArgs {
     /// Tokens that go through the model together; unless said, as many as `profile` takes.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     batch_tokens: Option<u32>,
-    /// Where to compute: auto, cpu, cuda, cuda:N or metal.
-    #[arg(long, default_value_t, value_name = "DEVICE")]
-    device: DeviceChoice,
-    /// Number format to compute in.
-    #[arg(long, value_enum, default_value_t)]
-    dtype: Precision,
+    #[command(flatten)]
+    place: PlaceArgs,
     /// Passes that are timed.
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
@@ -104,11 +99,8 @@ struct Measured {
 impl BenchArgs {
     pub fn run(self, talk: &Talk) -> anyhow::Result<Outcome> {
         let (context, rounds) = (self.context as usize, usize::from(self.rounds));
-        let Opened { device, remark } = self.device.open()?;
-        if let Some(remark) = remark {
-            talk.say(remark);
-        }
-        let place = Place { dtype: self.dtype.on(&device), device };
+        let place = self.place.open()?;
+        place.tell(talk);
         let Some((name, architecture, decoder)) = self.decoder(&place, talk)? else {
             talk.say("interrupted; the same command continues");
             return Ok(Outcome::Interrupted);
@@ -195,19 +187,6 @@ fn shorten(architecture: &mut Architecture, layers: Option<u16>) {
         let spec = &mut architecture.spec;
         spec.ffn.layers = spec.ffn.layers.min(layers.into());
         spec.layers.truncate(spec.ffn.layers);
-    }
-}
-
-/// Where and in which format.
-struct Place {
-    device: Device,
-    dtype: DType,
-}
-
-impl Place {
-    /// The instructions of the products, where there is a choice.
-    fn instructions(&self) -> Option<&'static str> {
-        (self.device.is_cpu() && self.dtype == DType::BF16).then(|| Kernel::best().name())
     }
 }
 

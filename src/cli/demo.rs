@@ -7,8 +7,9 @@ use include_dir::{Dir, include_dir};
 
 use super::{
     Outcome, Talk,
-    hub::{HubArgs, Located},
+    hub::{HubArgs, Located, NameArgs},
     identify::{IdentifySettings, identify},
+    place::PlaceArgs,
     profile::{ProfilePlan, ProfileSettings},
 };
 use crate::{
@@ -92,11 +93,12 @@ fn profile_settings() -> ProfileSettings {
         split: crate::corpus::Split::All,
         document_separator: crate::tokens::Separator::None,
         batch_tokens: None,
-        device: DeviceChoice::Cpu,
-        dtype: Precision::F32,
-        model_id: Some("neuroglot/demo-2.7m".to_owned()),
-        model_revision: None,
-        model_licence: Some("CC-BY-SA-4.0".to_owned()),
+        place: PlaceArgs { device: DeviceChoice::Cpu, dtype: Precision::F32 },
+        name: NameArgs {
+            id: Some("neuroglot/demo-2.7m".to_owned()),
+            revision: None,
+            licence: Some("CC-BY-SA-4.0".to_owned()),
+        },
         hub: HubArgs::default(),
     }
 }

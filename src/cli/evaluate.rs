@@ -6,13 +6,13 @@ use std::{
 };
 
 use anyhow::Context;
-use candle_core::{DType, Device};
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::{
     Outcome, STOP, Talk,
-    hub::{HubArgs, Located},
+    hub::{HubArgs, Located, NameArgs},
+    place::{Place, PlaceArgs},
     profile::{corpus_help, model_help},
     usage,
 };
@@ -26,10 +26,7 @@ use crate::{
         SubjectSettings, TASKS, Task, TaskOptions, TaskParameters,
     },
     language::{LanguageCode, Registry},
-    model::{
-        self, Architecture, Decoder,
-        device::{self, DeviceChoice, Opened, Precision},
-    },
+    model::{self, Architecture, Decoder, device},
     output::{self, thousands},
 };
 
@@ -117,12 +114,8 @@ pub struct EvaluateSettings {
     /// Tokens that go through the model together; unless said, 2,048 on the CPU and what free memory allows on a GPU.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     batch_tokens: Option<u32>,
-    /// Where to compute: auto, cpu, cuda, cuda:N or metal.
-    #[arg(long, default_value_t, value_name = "DEVICE")]
-    device: DeviceChoice,
-    /// Number format to compute in.
-    #[arg(long, value_enum, default_value_t)]
-    dtype: Precision,
+    #[command(flatten)]
+    place: PlaceArgs,
     /// The model's name in the results, owner/name; the one on the Hub, or the folder's or the GGUF file's name, unless said.
     #[arg(long, value_name = "ID")]
     model_id: Option<String>,
@@ -340,9 +333,7 @@ struct Plan<'a> {
     settings: SubjectSettings,
     batch_tokens: Option<u32>,
     vocabulary: usize,
-    device: Device,
-    dtype: DType,
-    remark: Option<String>,
+    place: Place,
 }
 
 /// Unless asked for, the model sees no more than this.
@@ -376,10 +367,9 @@ impl<'a> Plan<'a> {
         let prefix = begins.first().or(ends.first()).copied();
         let prefix = prefix.filter(|&id| (id as usize) < spec.vocabulary);
         let prefix = prefix.ok_or_else(|| EvaluateError::NoPrefix { path: checkpoint.config_path() })?;
-        let Opened { device, remark } = settings.device.open()?;
-        let dtype = settings.dtype.on(&device);
-        let precision = device::precision(dtype).to_owned();
-        let (id, revision) = model.name(name.as_ref(), None)?;
+        let place = settings.place.open()?;
+        let precision = device::precision(place.dtype).to_owned();
+        let (id, revision) = model.name(&NameArgs { id: name, ..NameArgs::default() })?;
         let of_task =
             |asked: &Asked| TaskParameters { task: asked.task.name().to_owned(), settings: asked.task.settings() };
         let parameters = Parameters {
@@ -388,7 +378,7 @@ impl<'a> Plan<'a> {
             hashes: checkpoint.hashes()?,
             delta: delta.as_ref().map(|(_, sha256)| sha256.clone()),
             precision: precision.clone(),
-            device: device::kind(&device).to_owned(),
+            device: device::kind(&place.device).to_owned(),
             context,
             tasks: tasks.iter().map(of_task).collect(),
         };
@@ -404,9 +394,7 @@ impl<'a> Plan<'a> {
             settings: settings_of,
             batch_tokens,
             vocabulary,
-            device,
-            dtype,
-            remark,
+            place,
         })
     }
 
@@ -426,17 +414,15 @@ impl<'a> Plan<'a> {
         if open.is_empty() {
             return Ok(Some(store.evaluation));
         }
-        if let Some(remark) = &self.remark {
-            talk.say(remark);
-        }
+        self.place.tell(talk);
+        let Place { device, dtype, .. } = &self.place;
         let tokenizer = self.checkpoint.tokenizer(self.vocabulary)?;
         let weight = |name: &str| match &self.delta {
-            Some(delta) => delta.tensor(&self.checkpoint, name, self.dtype, &self.device),
-            None => self.checkpoint.tensor(name, self.dtype, &self.device),
+            Some(delta) => delta.tensor(&self.checkpoint, name, *dtype, device),
+            None => self.checkpoint.tensor(name, *dtype, device),
         };
         let decoder = Decoder::build(&self.architecture, model::Path::Inference, weight)?;
-        let fitting =
-            || device::batch_tokens(decoder.spec(), self.dtype, &self.device, self.settings.context.min(2048));
+        let fitting = || device::batch_tokens(decoder.spec(), *dtype, device, self.settings.context.min(2048));
         let mut settings = self.settings.clone();
         settings.batch_tokens = self.batch_tokens.map_or_else(fitting, |tokens| tokens as usize);
         let subject = evaluate::subject(&decoder, &tokenizer, settings, &STOP);

@@ -20,6 +20,20 @@ pub struct HubArgs {
     pub offline: bool,
 }
 
+/// What a model is called in what is made of it.
+#[derive(Args, Clone, Debug, Default)]
+pub struct NameArgs {
+    /// The model's name in what is made, owner/name; the one on the Hub, or the folder's or the GGUF file's name, unless said.
+    #[arg(long = "model-id", value_name = "ID")]
+    pub id: Option<String>,
+    /// The model's revision; of a model on the Hub, the commit that was fetched.
+    #[arg(long = "model-revision", value_name = "REVISION")]
+    pub revision: Option<String>,
+    /// The model's licence, as an SPDX identifier.
+    #[arg(long = "model-licence", value_name = "SPDX")]
+    pub licence: Option<String>,
+}
+
 /// A model on this machine, and what it is called elsewhere.
 pub struct Located {
     /// The folder or the GGUF file.
@@ -30,16 +44,17 @@ pub struct Located {
 
 impl Located {
     /// What the model is called in an atlas, and its revision: of a model from a Hub, the commit, whatever anybody says.
-    pub fn name(&self, id: Option<&String>, revision: Option<&String>) -> anyhow::Result<(String, Option<String>)> {
+    pub fn name(&self, said: &NameArgs) -> anyhow::Result<(String, Option<String>)> {
+        let NameArgs { id, revision, .. } = said;
         let Some((found, commit)) = &self.origin else {
-            return Ok((id.cloned().unwrap_or_else(|| folder_name(&self.path)), revision.cloned()));
+            return Ok((id.clone().unwrap_or_else(|| folder_name(&self.path)), revision.clone()));
         };
-        if revision.is_some_and(|said| said != commit) {
+        if revision.as_ref().is_some_and(|said| said != commit) {
             return Err(usage(anyhow::anyhow!(
                 "--model-revision says otherwise than the Hub, where {found} is fetched at {commit}; write --model {found}@REVISION instead"
             )));
         }
-        Ok((id.unwrap_or(found).clone(), Some(commit.clone())))
+        Ok((id.as_ref().unwrap_or(found).clone(), Some(commit.clone())))
     }
 }
 

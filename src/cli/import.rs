@@ -9,7 +9,11 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::{Map, Value};
 
-use super::{Outcome, Talk, bench, hub::HubArgs, usage};
+use super::{
+    Outcome, Talk, bench,
+    hub::{HubArgs, NameArgs},
+    usage,
+};
 use crate::{
     atlas::{self, Import, Manifest, ModelRow, Release, UNKNOWN_LICENCE},
     checkpoint::Checkpoint,
@@ -45,15 +49,8 @@ pub struct ImportArgs {
     /// Where the file was published: an address or a citation, kept as it is.
     #[arg(long, value_name = "TEXT")]
     origin: Option<String>,
-    /// The model's name in the atlas, owner/name; the folder's, the GGUF file's or the known model's name unless said.
-    #[arg(long, value_name = "ID")]
-    model_id: Option<String>,
-    /// The model's revision in the atlas; of a model on the Hub, the commit.
-    #[arg(long, value_name = "REVISION")]
-    model_revision: Option<String>,
-    /// The model's licence in the atlas, as an SPDX identifier.
-    #[arg(long, value_name = "SPDX")]
-    model_licence: Option<String>,
+    #[command(flatten)]
+    name: NameArgs,
     /// SPDX identifier of the masks' licence; that of the atlas that is there, or `unknown`, unless said.
     #[arg(long, value_name = "SPDX")]
     licence: Option<String>,
@@ -120,11 +117,11 @@ impl ImportArgs {
     /// What the masks are of; nothing, when its config was still being fetched as the command was interrupted.
     fn model(&self, talk: &Talk) -> anyhow::Result<Option<ModelRow>> {
         if let Some((config, architecture)) = bench::shape(&self.model)?.filter(|_| !Path::new(&self.model).exists()) {
-            let id = self.model_id.as_ref().unwrap_or(&self.model).clone();
-            return Ok(Some(self.row((id, self.model_revision.clone()), &config, &architecture, None)));
+            let id = self.name.id.as_ref().unwrap_or(&self.model).clone();
+            return Ok(Some(self.row((id, self.name.revision.clone()), &config, &architecture, None)));
         }
         let Some(found) = self.hub.locate_config(Path::new(&self.model), talk)? else { return Ok(None) };
-        let name = found.name(self.model_id.as_ref(), self.model_revision.as_ref())?;
+        let name = found.name(&self.name)?;
         let path = found.path;
         let (config, architecture, config_sha256) = if path.is_dir() {
             let file = path.join("config.json");
@@ -169,7 +166,7 @@ impl ImportArgs {
             config_sha256,
             tokenizer_sha256: None,
             weights_sha256: None,
-            licence: self.model_licence.clone(),
+            licence: self.name.licence.clone(),
         }
     }
 }

@@ -11,6 +11,7 @@ mod identify;
 mod import;
 mod mask;
 mod merge;
+mod place;
 mod profile;
 mod publish;
 mod pull;
@@ -90,7 +91,19 @@ fn usage(error: impl Into<anyhow::Error>) -> anyhow::Error {
 /// Runs the program with this process's arguments.
 #[must_use]
 pub fn main() -> ExitCode {
+    calm();
     run(std::env::args_os())
+}
+
+/// Leaves candle's own threads asleep, unless somebody asks for them: they wait for one another by spinning, which makes a pass several
+/// times slower wherever another program runs beside it, and what is worth several threads here has them from rayon.
+#[allow(unsafe_code)]
+fn calm() {
+    const THREADS: &str = "CANDLE_NUM_THREADS";
+    if std::env::var_os(THREADS).is_none() {
+        // SAFETY: this is the program's first act; no other thread is there to read the environment.
+        unsafe { std::env::set_var(THREADS, "1") };
+    }
 }
 
 fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {

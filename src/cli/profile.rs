@@ -2,25 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device};
 use clap::Args;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use super::{
     Outcome, STOP, Talk,
-    hub::{HubArgs, Located},
+    hub::{HubArgs, Located, NameArgs},
+    place::{Place, PlaceArgs},
     usage,
 };
 use crate::{
     checkpoint::Checkpoint,
     corpus::{self, Corpus, CorpusOptions, CorpusSpec, DocumentUnit, PRESETS, SOURCES, Split},
     language::{LanguageCode, Registry},
-    model::{
-        self, Decoder,
-        device::{self, DeviceChoice, Opened, Precision},
-        family::FAMILIES,
-    },
+    model::{self, Decoder, device, family::FAMILIES},
     output::thousands,
     profile::{COUNTING, Event, Finish, ModelCard, ProfileError, ProfileFolder, ProfileHead, Profiler, RunParameters},
     tokens::{Coverage, CoverageStatus, Separator, WindowPlan},
@@ -76,21 +72,10 @@ pub struct ProfileSettings {
     /// not depend on it.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch_tokens: Option<u32>,
-    /// Where to compute: auto, cpu, cuda, cuda:N or metal.
-    #[arg(long, default_value_t, value_name = "DEVICE")]
-    pub device: DeviceChoice,
-    /// Number format to compute in.
-    #[arg(long, value_enum, default_value_t)]
-    pub dtype: Precision,
-    /// The model's name in the atlas, owner/name; the one on the Hub, or the folder's or the GGUF file's name, unless said.
-    #[arg(long, value_name = "ID")]
-    pub model_id: Option<String>,
-    /// The model's revision in the atlas; of a model on the Hub, the commit that was fetched.
-    #[arg(long, value_name = "REVISION")]
-    pub model_revision: Option<String>,
-    /// The model's licence in the atlas, as an SPDX identifier.
-    #[arg(long, value_name = "SPDX")]
-    pub model_licence: Option<String>,
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    #[command(flatten)]
+    pub name: NameArgs,
     #[command(flatten)]
     pub hub: HubArgs,
 }
@@ -156,9 +141,7 @@ pub struct ProfilePlan {
     split: Split,
     windows: WindowPlan,
     batch: Option<usize>,
-    device: Device,
-    dtype: DType,
-    remark: Option<String>,
+    place: Place,
 }
 
 impl ProfilePlan {
@@ -175,7 +158,7 @@ impl ProfilePlan {
             text_column: settings.text_column.clone(),
             offline: settings.hub.offline,
         };
-        let (id, revision) = model.name(settings.model_id.as_ref(), settings.model_revision.as_ref())?;
+        let (id, revision) = model.name(&settings.name)?;
         let corpus = corpus::open(corpus, &options)?;
         let languages = choose(corpus.as_ref(), languages, shard)?;
         let checkpoint = Checkpoint::open(&model.path)?;
@@ -190,8 +173,7 @@ impl ProfilePlan {
         if tokens < context as u64 {
             return Err(usage(ProfileError::TooFew { tokens, context }));
         }
-        let Opened { device, remark } = settings.device.open()?;
-        let dtype = settings.dtype.on(&device);
+        let place = settings.place.open()?;
         let windows = WindowPlan {
             context,
             tokens,
@@ -210,8 +192,8 @@ impl ProfilePlan {
             context,
             separator: settings.document_separator,
             folds: windows.folds,
-            precision: device::precision(dtype).to_owned(),
-            device: device::kind(&device).to_owned(),
+            precision: device::precision(place.dtype).to_owned(),
+            device: device::kind(&place.device).to_owned(),
             counting: COUNTING,
         };
         let card = ModelCard {
@@ -220,26 +202,25 @@ impl ProfilePlan {
             architecture: checkpoint.config().get("model_type").and_then(Value::as_str).unwrap_or_default().to_owned(),
             parameters: parameters_of_model,
             dtype: checkpoint.stored_dtype(),
-            licence: settings.model_licence.clone(),
+            licence: settings.name.licence.clone(),
             spec,
         };
         let batch = settings.batch_tokens.map(|tokens| (tokens as usize / context).max(1));
         let head = ProfileHead::new(parameters, card);
         let split = settings.split;
-        Ok(Self { head, languages, checkpoint, tokenizer, corpus, split, windows, batch, device, dtype, remark })
+        Ok(Self { head, languages, checkpoint, tokenizer, corpus, split, windows, batch, place })
     }
 
     /// Runs what is not there yet, with progress.
     pub fn run(&self, folder: &ProfileFolder, talk: &Talk) -> anyhow::Result<Finish> {
         let tokens = self.windows.tokens / self.windows.context as u64 * self.windows.context as u64;
         let progress = talk.tokens(tokens * self.languages.len() as u64);
-        if let Some(remark) = &self.remark {
-            talk.say(remark);
-        }
-        let decoder = Decoder::load(&self.checkpoint, self.dtype, &self.device, model::Path::Inference)?;
+        self.place.tell(talk);
+        let Place { device, dtype, .. } = &self.place;
+        let decoder = Decoder::load(&self.checkpoint, *dtype, device, model::Path::Inference)?;
         let context = self.windows.context;
         // Asked for behind the weights: what is free then is for the activations.
-        let fitting = || device::batch_tokens(decoder.spec(), self.dtype, &self.device, context) / context;
+        let fitting = || device::batch_tokens(decoder.spec(), *dtype, device, context) / context;
         let profiler = Profiler {
             decoder: &decoder,
             tokenizer: &self.tokenizer,

@@ -431,7 +431,7 @@ pub enum CorpusError {
 
 fn seen(ignored: &[String]) -> String {
     match ignored {
-        [] => " (the folder is empty)".to_owned(),
+        [] => " (it is empty)".to_owned(),
         names => format!(
             " (there is {}{})",
             names[..names.len().min(4)].join(", "),

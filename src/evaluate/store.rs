@@ -7,7 +7,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{EvaluateError, Report};
-use crate::{checkpoint::CheckpointHashes, language::LanguageCode, output, profile::canonical};
+use crate::{
+    checkpoint::CheckpointHashes,
+    language::LanguageCode,
+    output,
+    profile::{canonical, differences},
+};
 
 /// The head of an evaluation that is a folder.
 pub const EVALUATION: &str = "evaluation.json";
@@ -197,29 +202,10 @@ fn difference(there: &Parameters, wanted: &Parameters) -> String {
     let names =
         |parameters: &Parameters| parameters.tasks.iter().map(|task| task.task.as_str()).collect::<Vec<_>>().join(", ");
     if names(there) != names(wanted) {
-        return format!("tasks ({} there, {} now)", names(there), names(wanted));
+        return format!("tasks ({} there, {} here)", names(there), names(wanted));
     }
     let value = |parameters: &Parameters| serde_json::to_value(parameters).expect("plain data");
-    let (there, wanted) = (value(there), value(wanted));
-    let mut found = Vec::new();
-    differing("", &there, &wanted, &mut found);
+    let mut found = differences(&value(there), &value(wanted));
     found.truncate(3);
     found.join(", ")
-}
-
-fn differing(path: &str, there: &Value, wanted: &Value, found: &mut Vec<String>) {
-    match (there, wanted) {
-        (Value::Object(a), Value::Object(b)) => {
-            let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-            for key in keys {
-                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                differing(&path, a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null), found);
-            }
-        }
-        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
-            a.iter().zip(b).for_each(|(a, b)| differing(path, a, b, found));
-        }
-        _ if there != wanted => found.push(format!("{path} ({there} there, {wanted} now)")),
-        _ => {}
-    }
 }

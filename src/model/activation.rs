@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "cuda")]
-use super::gpu;
+use super::gpu::activation as gpu;
 use super::{
     matrix::slice,
     observer::{Observer, Tally},

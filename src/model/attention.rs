@@ -53,8 +53,8 @@ pub struct Scores {
 }
 
 impl Attention {
-    /// `[batch, seq, hidden]` to `[batch, seq, hidden]`.
-    pub fn forward(&self, x: &Tensor, rotary: Option<&Rotary>, positions: &Positions, path: Path) -> Result<Tensor> {
+    /// What the output projection is given: `[batch, seq, hidden]` to `[batch, seq, heads · head_dim]`.
+    pub fn mix(&self, x: &Tensor, rotary: Option<&Rotary>, positions: &Positions, path: Path) -> Result<Tensor> {
         let (batch, seq, _) = x.dims3()?;
         let split = |y: Tensor, heads: usize| y.reshape((batch, seq, heads, self.head_dim));
         let (mut query, mut key) = (self.query.forward(x)?, self.key.forward(x)?);
@@ -67,10 +67,15 @@ impl Attention {
         if let Some(norms) = by_head {
             (query, key) = (norms.query.forward(&query)?, norms.key.forward(&key)?);
         }
+        let value = split(self.value.forward(x)?, self.kv_heads)?;
+        #[cfg(feature = "cuda")]
+        if path == Path::Portable && positions.past.is_none() && on_gpu(&query) {
+            let mixed = super::gpu::attention::attend(&self.scores, rotary, &query, &key, &value)?;
+            return mixed.reshape((batch, seq, ()));
+        }
         if let Some(rotary) = rotary {
             (query, key) = (rotary.turn(&query, path)?, rotary.turn(&key, path)?);
         }
-        let value = split(self.value.forward(x)?, self.kv_heads)?;
         // [batch, seq, heads, head_dim]
         let mixed = match path {
             _ if !self.whole(positions, &key, &value, path)? => {
@@ -90,8 +95,25 @@ impl Attention {
             }
             Path::Differentiable | Path::Training => self.scores.plain(&query, &key, &value)?,
         };
-        self.output.forward(&mixed.reshape((batch, seq, ()))?)
+        mixed.reshape((batch, seq, ()))
     }
+}
+
+/// Whether kernels of our own do it, and not fused attention that was compiled in.
+#[cfg(feature = "cuda")]
+fn on_gpu(query: &Tensor) -> bool {
+    #[cfg(feature = "flash-attn")]
+    if flashes(query) {
+        return false;
+    }
+    super::gpu::attention::knows(query)
+}
+
+/// Whether FlashAttention knows such queries `[batch, seq, heads, dim]`.
+#[cfg(feature = "flash-attn")]
+fn flashes(query: &Tensor) -> bool {
+    let dim = query.dims().last().copied().unwrap_or_default();
+    matches!(query.dtype(), DType::BF16 | DType::F16) && dim % 8 == 0 && dim <= 256
 }
 
 impl Attention {
@@ -128,7 +150,7 @@ impl Scores {
     /// By fused operators that every device has.
     fn fused(&self, query: &Tensor, key: &Tensor, value: &Tensor, positions: &Positions) -> Result<Tensor> {
         #[cfg(feature = "flash-attn")]
-        if matches!(query.dtype(), DType::BF16 | DType::F16) && query.dim(3)? % 8 == 0 && query.dim(3)? <= 256 {
+        if flashes(query) {
             return self.flash(query, key, value);
         }
         self.in_blocks(query, key, value, positions)
@@ -228,6 +250,33 @@ pub struct Causal<'a> {
     pub scores: &'a Scores,
 }
 
+/// Values `[tokens, row]` of windows of `seq` tokens, made by all threads a few queries at a time: `block` is given a window's number,
+/// the first query's position in it, the place to fill, and scratch of its own.
+///
+/// # Safety
+/// `block` fills the whole place.
+#[allow(unsafe_code)]
+pub unsafe fn by_blocks(
+    values: usize,
+    seq: usize,
+    row: usize,
+    block: impl Fn(usize, usize, &mut [MaybeUninit<f32>], &mut Vec<f32>) + Sync,
+) -> Vec<f32> {
+    let fill = |mixed: &mut [MaybeUninit<f32>]| {
+        let windows = mixed.chunks_mut(seq * row).enumerate();
+        let mut blocks: Vec<_> = windows
+            .flat_map(|(window, out)| out.chunks_mut(QUERIES * row).enumerate().map(move |(i, out)| (window, i, out)))
+            .collect();
+        // The longest rows first, so that no thread is left alone with them at the end.
+        blocks.sort_by_key(|(_, i, _)| std::cmp::Reverse(*i));
+        blocks
+            .into_par_iter()
+            .for_each_init(Vec::new, |scratch, (window, i, out)| block(window, i * QUERIES, out, scratch));
+    };
+    // SAFETY: the blocks are all of it, and each is filled, as the caller promises.
+    unsafe { filled(values, fill) }
+}
+
 /// Sizes of one call.
 #[derive(Clone, Copy)]
 struct Sizes<'a> {
@@ -257,25 +306,15 @@ impl CustomOp3 for Causal<'_> {
         let query = slice(query, query_layout)?;
         let (key, value) = (slice(key, key_layout)?, slice(value, value_layout)?);
         let (row, kv_row) = (heads * dim, kv_heads * dim);
-        let fill = |mixed: &mut [MaybeUninit<f32>]| {
-            let windows = mixed.chunks_mut(seq * row).enumerate();
-            let mut blocks: Vec<_> = windows
-                .flat_map(|(window, out)| {
-                    out.chunks_mut(QUERIES * row).enumerate().map(move |(i, out)| (window, i, out))
-                })
-                .collect();
-            // The longest rows first, so that no thread is left alone with them at the end.
-            blocks.sort_by_key(|(_, i, _)| std::cmp::Reverse(*i));
-            blocks.into_par_iter().for_each_init(Vec::new, |scores, (window, i, out)| {
-                let start = window * seq + i * QUERIES;
-                let query = &query[start * row..][..out.len()];
-                let kv = window * seq * kv_row..(window + 1) * seq * kv_row;
-                sizes.block(i * QUERIES, query, &key[kv.clone()], &value[kv], out, scores);
-            });
-        };
-        // SAFETY: the blocks are all of `mixed`, and a product writes each head of each query of its block.
+        // SAFETY: a product writes each head of each query of its block.
         #[allow(unsafe_code)]
-        let mixed = unsafe { filled(query.len(), fill) };
+        let mixed = unsafe {
+            by_blocks(query.len(), seq, row, |window, first, out, scores| {
+                let query = &query[(window * seq + first) * row..][..out.len()];
+                let kv = window * seq * kv_row..(window + 1) * seq * kv_row;
+                sizes.block(first, query, &key[kv.clone()], &value[kv], out, scores);
+            })
+        };
         Ok((CpuStorage::F32(mixed), query_layout.shape().clone()))
     }
 }

@@ -7,9 +7,9 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape};
 use rayon::prelude::*;
 
 use super::{
-    attention::{QUERIES, Scores},
+    attention::{Scores, by_blocks},
     bf16::{Kernel, PANEL, Panels, Rows, copy},
-    matrix::{filled, overwritten, slice},
+    matrix::{overwritten, slice},
 };
 
 /// Of query `[batch, seq, heads, dim]`, key and value `[batch, seq, kv_heads, dim]`, all f32.
@@ -64,23 +64,14 @@ impl CustomOp3 for Rounded<'_> {
             })
             .collect();
         let row = heads * dim;
-        let fill = |mixed: &mut [MaybeUninit<f32>]| {
-            let windows = mixed.chunks_mut(seq * row).enumerate();
-            let mut blocks: Vec<_> = windows
-                .flat_map(|(window, out)| {
-                    out.chunks_mut(QUERIES * row).enumerate().map(move |(i, out)| (window, i, out))
-                })
-                .collect();
-            // The longest rows first, so that no thread is left alone with them at the end.
-            blocks.sort_by_key(|(_, i, _)| std::cmp::Reverse(*i));
-            blocks.into_par_iter().for_each_init(Vec::new, |scores, (window, i, out)| {
-                let query = &query[(window * seq + i * QUERIES) * row..][..out.len()];
-                sizes.block(i * QUERIES, query, &packed[window * kv_heads..][..kv_heads], out, scores);
-            });
-        };
-        // SAFETY: the blocks are all of `mixed`, and a product writes each head of each query of its block.
+        // SAFETY: a product writes each head of each query of its block.
         #[allow(unsafe_code)]
-        let mixed = unsafe { filled(query.len(), fill) };
+        let mixed = unsafe {
+            by_blocks(query.len(), seq, row, |window, first, out, scores| {
+                let query = &query[(window * seq + first) * row..][..out.len()];
+                sizes.block(first, query, &packed[window * kv_heads..][..kv_heads], out, scores);
+            })
+        };
         Ok((CpuStorage::F32(mixed), query_layout.shape().clone()))
     }
 }

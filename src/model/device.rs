@@ -105,7 +105,7 @@ impl DeviceChoice {
             Self::Cpu => Ok(plain(Device::Cpu)),
             Self::Cuda(_) if !cfg!(feature = "cuda") => Err(DeviceError::NotBuilt { asked: self, feature: "cuda" }),
             Self::Metal if !cfg!(feature = "metal") => Err(DeviceError::NotBuilt { asked: self, feature: "metal" }),
-            Self::Cuda(number) => self.there(Device::new_cuda(number)).map(plain),
+            Self::Cuda(number) => self.there(Device::new_cuda(number).inspect(keep_memory)).map(plain),
             Self::Metal => self.there(Device::new_metal(0)).map(plain),
             Self::Auto => {
                 let gpu = match () {
@@ -124,6 +124,18 @@ impl DeviceChoice {
     fn there(self, device: candle_core::Result<Device>) -> Result<Device, DeviceError> {
         device.map_err(|source| DeviceError::NotThere { asked: self, source })
     }
+}
+
+/// What is given back stays at hand, where the driver can keep it.
+fn keep_memory(device: &Device) {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = device
+        && let Err(error) = super::gpu::keep_memory(device)
+    {
+        tracing::debug!("the driver keeps no memory at hand: {error}");
+    }
+    #[cfg(not(feature = "cuda"))]
+    let _ = device;
 }
 
 impl Precision {
@@ -181,7 +193,7 @@ pub fn free_memory(device: &Device) -> Option<u64> {
     match device {
         Device::Cpu => free_on_cpu(),
         #[cfg(feature = "cuda")]
-        Device::Cuda(device) => device.cuda_stream().context().mem_get_info().ok().map(|(free, _)| free as u64),
+        Device::Cuda(device) => super::gpu::free_memory(device).ok(),
         _ => None,
     }
 }
@@ -204,9 +216,16 @@ pub fn is_out_of_memory(error: &candle_core::Error) -> bool {
     text.contains("out_of_memory") || text.contains("out of memory") || text.contains("alloc_failed")
 }
 
-/// The most memory that this process has held, in bytes, where the system says.
+/// The most memory that this process has held on a device, in bytes, where the system says.
 #[must_use]
-pub fn peak_memory() -> Option<u64> {
+pub fn peak_memory(device: &Device) -> Option<u64> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = device {
+        return super::gpu::peak_memory(device).ok();
+    }
+    if !device.is_cpu() {
+        return None;
+    }
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)

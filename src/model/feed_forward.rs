@@ -30,6 +30,14 @@ pub struct Dense {
     path: Path,
 }
 
+/// What a network has made of its input.
+pub enum Product<'a> {
+    /// Its hidden units `[batch, seq, ffn]`, and the projection that they still have to go through.
+    Hidden(Tensor, &'a Linear),
+    /// What it adds to the residual stream, `[batch, seq, hidden]`.
+    Done(Tensor),
+}
+
 impl FeedForward {
     pub fn build(weights: &mut Weights, layer: usize) -> Result<Self> {
         match weights.spec().feed_forward.routing {
@@ -38,11 +46,11 @@ impl FeedForward {
         }
     }
 
-    /// `[batch, seq, hidden]` to `[batch, seq, hidden]`.
-    pub fn forward(&self, x: &Tensor, layer: usize, observer: &mut dyn Observer) -> Result<Tensor> {
+    /// Of `x [batch, seq, hidden]`.
+    pub fn product(&self, x: &Tensor, layer: usize, observer: &mut dyn Observer) -> Result<Product<'_>> {
         match self {
-            Self::Dense(dense) => dense.forward(x, layer, observer),
-            Self::Routed(experts) => experts.forward(x, layer, observer),
+            Self::Dense(dense) => dense.product(x, layer, observer),
+            Self::Routed(experts) => experts.forward(x, layer, observer).map(Product::Done),
         }
     }
 
@@ -70,7 +78,7 @@ impl Dense {
         Ok(Self { gate, up, down, activation: spec.feed_forward.activation, path: weights.path() })
     }
 
-    fn forward(&self, x: &Tensor, layer: usize, observer: &mut dyn Observer) -> Result<Tensor> {
+    fn product(&self, x: &Tensor, layer: usize, observer: &mut dyn Observer) -> Result<Product<'_>> {
         // [batch, seq, ffn]: positive exactly where the neuron fires; all our non-linearities keep the sign.
         let gate = self.gate.forward(x)?;
         let up = self.up.as_ref().map(|up| up.forward(x)).transpose()?;
@@ -81,6 +89,9 @@ impl Dense {
             (Path::Inference | Path::Portable, None) => activation::plain(gate, self.activation, layer, observer)?,
             (Path::Training, Some(up)) if training::has_kernels(&gate) => {
                 activation::observe(&gate, self.activation, layer, observer)?;
+                if let Some(y) = self.down.gated(&gate, &up, self.activation)? {
+                    return Ok(Product::Done(y));
+                }
                 gate.apply_op2(&up, training::Gated(self.activation))?
             }
             (Path::Differentiable | Path::Training, up) => {
@@ -89,6 +100,6 @@ impl Dense {
                 if let Some(up) = up { (h * up)? } else { h }
             }
         };
-        self.down.forward(&h)
+        Ok(Product::Hidden(h, &self.down))
     }
 }

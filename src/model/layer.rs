@@ -5,12 +5,12 @@ use candle_core::{Result, Tensor};
 use super::{
     Path,
     attention::{Attention, QueryKey, Scores, alibi_slopes},
-    feed_forward::FeedForward,
+    feed_forward::{FeedForward, Product},
     norm::Norm,
     observer::Observer,
     patch::{Projection, Site},
     positions::Positions,
-    residual::add,
+    residual::{add, add_projected},
     spec::QueryKeyNorm,
     weights::Weights,
 };
@@ -55,17 +55,20 @@ impl Layer {
 
     /// The residual stream behind the layer, `[batch, seq, hidden]`.
     pub fn forward(&self, x: Tensor, positions: &Positions, observer: &mut dyn Observer) -> Result<Tensor> {
+        let normed = normed(self.before_attention.as_ref(), &x)?;
         if self.parallel {
-            let normed = normed(self.before_attention.as_ref(), &x)?;
-            let attended = self.attend(&normed, positions)?;
+            let mixed = self.mix(&normed, positions)?;
+            // Not `x` itself, which is written to before the feed-forward network reads.
+            debug_assert!(self.before_ffn.is_some() || self.before_attention.is_some());
             let input = if self.before_ffn.is_some() { self.ffn_input(&x)? } else { normed };
-            let h = self.ffn.forward(&input, self.number, observer)?;
-            return add(add(x, &attended, self.path)?, &h, self.path);
+            return self.fed(self.attended(x, &mixed)?, &input, observer);
         }
-        let attended = self.attend(&normed(self.before_attention.as_ref(), &x)?, positions)?;
-        let x = add(x, &attended, self.path)?;
-        let h = self.ffn.forward(&self.ffn_input(&x)?, self.number, observer)?;
-        add(x, &normed(self.after_ffn.as_ref(), &h)?, self.path)
+        let mixed = self.mix(&normed, positions)?;
+        drop(normed);
+        let x = self.attended(x, &mixed)?;
+        drop(mixed);
+        let input = self.ffn_input(&x)?;
+        self.fed(x, &input, observer)
     }
 
     /// Only the gate, for an observer, and what it depends on.
@@ -73,15 +76,28 @@ impl Layer {
         let input = if self.parallel {
             normed(self.before_ffn.as_ref().or(self.before_attention.as_ref()), &x)?
         } else {
-            let attended = self.attend(&normed(self.before_attention.as_ref(), &x)?, positions)?;
-            self.ffn_input(&add(x, &attended, self.path)?)?
+            let mixed = self.mix(&normed(self.before_attention.as_ref(), &x)?, positions)?;
+            self.ffn_input(&self.attended(x, &mixed)?)?
         };
         self.ffn.observe(&input, self.number, observer)
     }
 
-    fn attend(&self, x: &Tensor, positions: &Positions) -> Result<Tensor> {
-        let attended = self.attention.forward(x, self.rope.map(|rope| &positions.ropes[rope]), positions, self.path)?;
-        normed(self.after_attention.as_ref(), &attended)
+    /// What attention gives its output projection.
+    fn mix(&self, normed: &Tensor, positions: &Positions) -> Result<Tensor> {
+        self.attention.mix(normed, self.rope.map(|rope| &positions.ropes[rope]), positions, self.path)
+    }
+
+    /// The residual stream behind attention.
+    fn attended(&self, x: Tensor, mixed: &Tensor) -> Result<Tensor> {
+        add_projected(x, &self.attention.output, mixed, self.after_attention.as_ref(), self.path)
+    }
+
+    /// The residual stream `x` behind the feed-forward network, which reads `input`.
+    fn fed(&self, x: Tensor, input: &Tensor, observer: &mut dyn Observer) -> Result<Tensor> {
+        match self.ffn.product(input, self.number, observer)? {
+            Product::Hidden(h, down) => add_projected(x, down, &h, self.after_ffn.as_ref(), self.path),
+            Product::Done(y) => add(x, &normed(self.after_ffn.as_ref(), &y)?, self.path),
+        }
     }
 
     fn ffn_input(&self, x: &Tensor) -> Result<Tensor> {

@@ -6,10 +6,10 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape
 use rayon::prelude::*;
 
 use super::{
-    Path, bf16,
+    Activation, Path, bf16,
     matrix::{Matrix, filled, multiply, slice},
     patch::{Cut, Patch},
-    training::{Frozen, Replaced, has_kernels},
+    training::{Frozen, GatedFrozen, GatedReplaced, Replaced, has_kernels},
 };
 
 /// Weight `[out, in]` and, where the family has one, bias `[out]`.
@@ -92,6 +92,26 @@ impl Linear {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let Some(patch) = &self.patch else { return self.product(x) };
         patch.apply(x, self.product(&patch.enter(x)?)?)
+    }
+
+    /// `x + h Wᵀ + b` in place of `x [batch, seq, out]`, for `h [batch, seq, in]`, where the product itself can add; else nothing.
+    #[cfg(feature = "cuda")]
+    pub fn onto(&self, x: &Tensor, h: &Tensor) -> Result<bool> {
+        match (&self.weight, &self.bias, &self.patch) {
+            (Weight::Plain(weight), None, None) => super::gpu::onto::project(x, h, weight),
+            _ => Ok(false),
+        }
+    }
+
+    /// Of `act(gate) · up` while training, `[batch, seq, in]` each: nothing where the product is wanted for itself.
+    pub fn gated(&self, gate: &Tensor, up: &Tensor, act: Activation) -> Result<Option<Tensor>> {
+        let y = match &self.weight {
+            _ if self.patch.is_some() || !has_kernels(gate) => return Ok(None),
+            Weight::Frozen(down) => gate.apply_op2(up, GatedFrozen { act, down: down.clone() })?,
+            Weight::Replaced(down, values) => gate.apply_op3(up, values, GatedReplaced { act, down: down.clone() })?,
+            _ => return Ok(None),
+        };
+        self.biased(y).map(Some)
     }
 
     fn product(&self, x: &Tensor) -> Result<Tensor> {

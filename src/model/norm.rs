@@ -59,7 +59,13 @@ impl Norm {
                 let bias = self.bias.as_ref().map_or_else(zeros, |bias| Ok(bias.clone()))?;
                 candle_nn::ops::layer_norm(&x.contiguous()?, &self.weight, &bias, eps)
             }
-            (Path::Inference | Path::Portable, _) => candle_nn::ops::rms_norm(&x.contiguous()?, &self.weight, eps),
+            (Path::Inference | Path::Portable, _) => {
+                #[cfg(feature = "cuda")]
+                if let Some(normed) = super::gpu::norm::rms(x, &self.weight, eps)? {
+                    return Ok(normed);
+                }
+                candle_nn::ops::rms_norm(&x.contiguous()?, &self.weight, eps)
+            }
         }
     }
 

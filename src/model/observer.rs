@@ -57,7 +57,7 @@ pub struct Tally {
     counted: usize,
     /// What a GPU has counted and this tally has not heard of.
     #[cfg(feature = "cuda")]
-    pub(super) abroad: super::gpu::Abroad,
+    pub(super) abroad: super::gpu::activation::Abroad,
     /// Per fold: tokens at which the neuron was active.
     pub active: Vec<Vec<u64>>,
     /// Per fold, in the order of [`FfnShape::ffn`]: tokens that were routed to the expert. Without folds in a dense model, where
@@ -82,7 +82,7 @@ impl Tally {
             first: 0,
             counted: 0,
             #[cfg(feature = "cuda")]
-            abroad: super::gpu::Abroad::default(),
+            abroad: super::gpu::activation::Abroad::default(),
             runs: Vec::new(),
             active: vec![vec![0; neurons]; folds],
             routed: if shape.is_routed() { vec![vec![0; shape.ffns()]; folds] } else { Vec::new() },

@@ -22,7 +22,8 @@ impl Positions {
     pub fn new(spec: &DecoderSpec, seq: usize, dtype: DType, device: &Device, path: Path) -> Result<Self> {
         let ropes = spec.ropes.iter().map(|rope| Rotary::new(rope, seq, dtype, device)).collect::<Result<_>>()?;
         let (mut unseen, mut distances) = (BTreeMap::new(), None);
-        if path == Path::Portable {
+        // Kernels of our own on NVIDIA's GPUs know who sees whom.
+        if path == Path::Portable && !device.is_cuda() {
             for layer in &spec.layers {
                 if let Entry::Vacant(place) = unseen.entry(layer.window) {
                     let sees = |i: usize, j: usize| j <= i && layer.window.is_none_or(|window| i - j < window);

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Tensor};
 use rayon::prelude::*;
 
-use super::{Path, matrix::slice};
+use super::{Path, linear::Linear, matrix::slice, norm::Norm};
 
 /// `x + y`; for inference on the CPU in place of `x`, whose values nobody else needs.
 pub fn add(x: Tensor, y: &Tensor, path: Path) -> Result<Tensor> {
@@ -13,6 +13,16 @@ pub fn add(x: Tensor, y: &Tensor, path: Path) -> Result<Tensor> {
     }
     x.inplace_op2(y, &Add)?;
     Ok(x)
+}
+
+/// `x + norm(projection(h))`; for inference in place of `x`, whose values nobody else needs.
+pub fn add_projected(x: Tensor, projection: &Linear, h: &Tensor, norm: Option<&Norm>, path: Path) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if path == Path::Portable && norm.is_none() && projection.onto(&x, h)? {
+        return Ok(x);
+    }
+    let y = projection.forward(h)?;
+    add(x, &norm.map_or(Ok(y.clone()), |norm| norm.forward(&y))?, path)
 }
 
 struct Add;

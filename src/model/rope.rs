@@ -132,10 +132,12 @@ impl RopeSpec {
 
 /// Cosines and sines of the positions of windows: `[seq, dim / 2]`, or `[rows, seq, dim / 2]` where every row has its own.
 pub struct Rotary {
-    cos: Tensor,
-    sin: Tensor,
-    dim: usize,
-    interleaved: bool,
+    pub cos: Tensor,
+    pub sin: Tensor,
+    /// Values of a head that are turned, its first.
+    pub dim: usize,
+    /// Whether the pairs that are turned are neighbours, or else halves apart.
+    pub interleaved: bool,
     kernel: Mutex<Option<Turn>>,
 }
 

@@ -83,6 +83,31 @@ impl RunParameters {
     }
 }
 
+/// The settings in which two runs differ, by name, each with both values; `a.b` is `b` within `a`.
+#[must_use]
+pub fn differences(there: &serde_json::Value, here: &serde_json::Value) -> Vec<String> {
+    use serde_json::Value;
+    match (there, here) {
+        (Value::Object(a), Value::Object(b)) => {
+            let names: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+            let null = &Value::Null;
+            let within = |name: &String| {
+                let found = differences(a.get(name).unwrap_or(null), b.get(name).unwrap_or(null));
+                let joined = |rest: String| {
+                    if rest.starts_with(' ') { format!("{name}{rest}") } else { format!("{name}.{rest}") }
+                };
+                found.into_iter().map(joined).collect::<Vec<_>>()
+            };
+            names.into_iter().flat_map(within).collect()
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            a.iter().zip(b).flat_map(|(a, b)| differences(a, b)).collect()
+        }
+        _ if there != here => vec![format!(" ({there} there, {here} here)")],
+        _ => Vec::new(),
+    }
+}
+
 /// JSON without white space, keys sorted.
 #[must_use]
 pub fn canonical(value: &serde_json::Value) -> String {

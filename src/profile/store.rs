@@ -2,17 +2,15 @@
 //! with experts `routed/CODE.parquet` says how many of its tokens went to each.
 
 use std::{
-    collections::BTreeMap,
     io::ErrorKind,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::{
-    CountsReader, ModelCard, Profile, ProfileError, Routed, RoutedTable, RunParameters, TableLayout, write_counts,
-    write_routed,
+    CountsReader, ModelCard, Profile, ProfileError, Routed, RoutedTable, RunParameters, TableLayout, differences,
+    write_counts, write_routed,
 };
 use crate::{language::LanguageCode, output, tokens::Coverage};
 
@@ -298,17 +296,14 @@ fn bytes(path: &Path) -> Result<Vec<u8>, ProfileError> {
 
 /// `tokens (2048 there, 4096 here), …`: where two runs differ.
 fn difference(there: &RunParameters, here: &RunParameters) -> String {
-    let fields = |parameters| match serde_json::to_value(parameters).expect("plain data") {
-        Value::Object(fields) => fields.into_iter().collect::<BTreeMap<_, _>>(),
-        _ => unreachable!("a struct is an object"),
+    let settings = |parameters: &RunParameters| {
+        let mut settings = serde_json::to_value(parameters).expect("plain data");
+        // Hashes tell nobody anything.
+        settings.as_object_mut().expect("a struct is an object").remove("hashes");
+        settings
     };
-    let (there, here) = (fields(there), fields(here));
-    let differs = here.iter().filter(|(name, value)| there.get(*name) != Some(value));
-    let text = differs.map(|(name, value)| match name.as_str() {
-        "hashes" => "the model's files".to_owned(),
-        _ => format!("{name} ({} there, {value} here)", there.get(name).unwrap_or(&Value::Null)),
-    });
-    text.collect::<Vec<_>>().join(", ")
+    let files = (there.hashes != here.hashes).then(|| "the model's files".to_owned());
+    files.into_iter().chain(differences(&settings(there), &settings(here))).collect::<Vec<_>>().join(", ")
 }
 
 fn broken(path: &Path, problem: impl ToString) -> ProfileError {

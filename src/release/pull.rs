@@ -83,6 +83,10 @@ impl Pull {
         out: &Path,
     ) -> Result<(Self, Vec<String>), ReleaseError> {
         check_place(out)?;
+        if let Some(list) = &choice.languages {
+            // A language that nobody knows is said before anybody is asked.
+            Registry::builtin().resolve_list(list, &[])?;
+        }
         let snapshot = hub.snapshot(Kind::Dataset, repo, revision)?;
         let (whole, text) = manifest(&snapshot)?;
         let chosen = whole.only(chooser(&snapshot, &whole, choice)?);

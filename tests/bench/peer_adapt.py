@@ -1,6 +1,8 @@
 """Training tokens per second and peak memory: neuroglot against PyTorch with transformers, each in a process of its own, in turns.
 
-usage: peer_adapt.py MODEL CORPUS NEUROGLOT [--neurons N] [--rounds R] [--steps S] [--run VARIANT]
+usage: peer_adapt.py MODEL CORPUS NEUROGLOT [--neurons N] [--rounds R] [--steps S] [--variants A,B] [--device cpu|cuda] [--dtype f32|bf16] [--run VARIANT]
+
+Peak memory is that of the process on the CPU, and that of the tensors on a GPU.
 
 Variants
   clones   PyTorch, the published routine: at every forward a dense clone of each FFN matrix into which the trained rows or columns are
@@ -38,11 +40,12 @@ def peer(variant, args):
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
+    dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[args.dtype]
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype).to(args.device)
     model.train()
     if variant == "clones":
         model.requires_grad_(False)
-        index = torch.tensor(neurons(args.model, args.neurons))
+        index = torch.tensor(neurons(args.model, args.neurons), device=args.device)
 
         class Cloned(torch.nn.Module):
             def __init__(self, linear, columns):
@@ -71,7 +74,7 @@ def peer(variant, args):
     optimiser = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.01)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     text = (Path(args.corpus) / "mlt_Latn.txt").read_text()
-    ids = torch.tensor(tokenizer(text)["input_ids"])[: CONTEXT * BATCH * 40].view(-1, BATCH, CONTEXT)
+    ids = torch.tensor(tokenizer(text)["input_ids"])[: CONTEXT * BATCH * 40].view(-1, BATCH, CONTEXT).to(args.device)
     begun = None
     for step in range(args.steps + 1):
         if step == 1:
@@ -84,6 +87,8 @@ def peer(variant, args):
         optimiser.zero_grad()
         loss.item()
     seconds = time.perf_counter() - begun
+    if args.device == "cuda":
+        return args.steps * CONTEXT * BATCH / seconds, torch.cuda.max_memory_allocated()
     return args.steps * CONTEXT * BATCH / seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -108,6 +113,7 @@ def ours(variant, args):
         command = [args.neuroglot, "--quiet", "adapt", "--model", args.model, "--model-id", "bench", "--atlas", place]
         command += ["--language", "mlt", "--corpus", f"dir:{args.corpus}", "--method", method, "--out", str(Path(folder) / "run")]
         command += ["--tokens", str((args.steps + 1) * CONTEXT * BATCH), "--validation-tokens", "512", "--save-every", "1000000"]
+        command += ["--device", args.device, "--dtype", args.dtype]
         command += ["--recompute"] if variant == "ours-recompute" else []
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         speed = json.loads((Path(folder) / "run" / "speed.jsonl").read_text())
@@ -122,17 +128,23 @@ def main():
     parser.add_argument("--neurons", type=int, default=15, help="trained neurons per layer")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--variants", type=lambda text: text.split(","), default=VARIANTS)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
     parser.add_argument("--run", choices=VARIANTS)
     args = parser.parse_args()
     if args.run:
         speed, memory = (ours if args.run.startswith("ours") else peer)(args.run, args)
         print(json.dumps({"variant": args.run, "tokens_per_second": speed, "peak_bytes": memory}))
         return
-    found = {variant: [] for variant in VARIANTS}
+    found = {variant: [] for variant in args.variants}
     for _ in range(args.rounds):
-        for variant in VARIANTS:
-            ended = subprocess.run([sys.executable, *sys.argv, "--run", variant], check=True, capture_output=True, text=True)
+        for variant in args.variants:
+            ended = subprocess.run([sys.executable, *sys.argv, "--run", variant], capture_output=True, text=True)
+            if ended.returncode:
+                sys.exit(f"{variant} failed:\n{ended.stderr[-3000:]}")
             found[variant].append(json.loads(ended.stdout.splitlines()[-1]))
+            print(ended.stdout.splitlines()[-1], file=sys.stderr, flush=True)
     print("| variant | tokens/s, median | lowest | highest | peak memory |\n|---|---|---|---|---|")
     for variant, runs in found.items():
         speeds = sorted(run["tokens_per_second"] for run in runs)

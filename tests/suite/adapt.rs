@@ -403,19 +403,17 @@ fn a_delta_trains_neurons_and_leaves_the_others_to_the_bit() {
 fn step(trainable: &Trainable, ids: &Tensor, moments: &mut [Moments], number: u64, optimiser: &AdamW) -> (f64, f64) {
     let (loss, found) =
         trainable.decoder.gradients(ids, &targets(ids), &trainable.vars(), Activations::Recomputed).unwrap();
-    let mut gradients: Vec<Vec<f32>> =
-        found.into_iter().map(|found| found.unwrap().flatten_all().unwrap().to_vec1().unwrap()).collect();
-    let norm = adapt::clip(&mut gradients, 1.0);
-    let mut values = trainable.values().unwrap();
-    for ((values, moments), gradient) in values.iter_mut().zip(moments).zip(&gradients) {
-        optimiser.step(number, optimiser.rate, values, moments, gradient, &[]);
+    let gradients: Vec<Tensor> = found.into_iter().map(Option::unwrap).collect();
+    let norm = adapt::norm(&gradients).unwrap();
+    let factor = adapt::clip(norm, 1.0);
+    for ((parameter, moments), gradient) in trainable.parameters.iter().zip(moments).zip(&gradients) {
+        optimiser.step(number, optimiser.rate, &parameter.var, moments, (gradient, factor), None).unwrap();
     }
-    trainable.set(&values).unwrap();
     (loss, norm)
 }
 
 fn moments(trainable: &Trainable) -> Vec<Moments> {
-    trainable.parameters.iter().map(|parameter| Moments::new(parameter.var.elem_count())).collect()
+    trainable.parameters.iter().map(|parameter| Moments::new(&parameter.var).unwrap()).collect()
 }
 
 /// The ids of one step: all of them turned on by as many.
@@ -579,18 +577,27 @@ fn a_random_control_matches_and_avoids_the_language() {
 #[test]
 fn adamw_does_by_hand_what_its_formula_says() {
     // g = 0.5, lr 0.1, decay 0.01: value 1 → 0.999; mean 0.05, square 0.00025; corrected 0.5 and 0.25, so the step is 0.1 · 0.5 / 0.5.
-    let (mut values, mut moments) = (vec![1.0], Moments::new(1));
-    AdamW::new(0.1).step(1, 0.1, &mut values, &mut moments, &[0.5], &[]);
-    assert!((values[0] - 0.899).abs() < 1e-6, "{values:?}");
-    // Towards the base 0.8: 1 − 0.001 · 0.2 = 0.9998.
-    let base = AdamW { decay_to: adapt::DecayTo::Base, ..AdamW::new(0.1) };
-    let (mut values, mut moments) = (vec![1.0], Moments::new(1));
-    base.step(1, 0.1, &mut values, &mut moments, &[0.5], &[0.8]);
-    assert!((values[0] - 0.8998).abs() < 1e-6, "{values:?}");
-    // ‖(3, 4)‖ = 5 becomes 1.
-    let mut gradients = vec![vec![3.0], vec![4.0]];
-    assert!((adapt::clip(&mut gradients, 1.0) - 5.0).abs() < 1e-9);
-    assert!((gradients[0][0] - 0.6).abs() < 1e-5 && (gradients[1][0] - 0.8).abs() < 1e-5);
+    let number = |value: f32| Tensor::new(&[value], &Device::Cpu).unwrap();
+    let stepped = |optimiser: AdamW, factor: f32, base: Option<f32>| {
+        let value = Var::from_tensor(&number(1.0)).unwrap();
+        let mut moments = Moments::new(&value).unwrap();
+        let gradient = number(0.5 / factor);
+        optimiser.step(1, 0.1, &value, &mut moments, (&gradient, factor), base.map(number).as_ref()).unwrap();
+        value.to_vec1::<f32>().unwrap()[0]
+    };
+    for factor in [1.0, 0.25] {
+        let value = stepped(AdamW::new(0.1), factor, None);
+        assert!((value - 0.899).abs() < 1e-6, "{value}");
+        // Towards the base 0.8: 1 − 0.001 · 0.2 = 0.9998.
+        let base = AdamW { decay_to: adapt::DecayTo::Base, ..AdamW::new(0.1) };
+        let value = stepped(base, factor, Some(0.8));
+        assert!((value - 0.8998).abs() < 1e-6, "{value}");
+    }
+    // ‖(3, 4)‖ = 5 becomes 1, and what is shorter stays.
+    let norm = adapt::norm(&[number(3.0), number(4.0)]).unwrap();
+    assert!((norm - 5.0).abs() < 1e-9);
+    assert!((adapt::clip(norm, 1.0) - 0.2).abs() < 1e-6);
+    assert!((adapt::clip(0.5, 1.0) - 1.0).abs() < f32::EPSILON);
     // 10 of 110 steps of warm-up, then half a cosine or a line to zero.
     let at = |schedule: adapt::Schedule, step| schedule.factor(step, 10, 110);
     assert!((at(adapt::Schedule::Cosine, 6) - 0.5).abs() < 1e-12);

@@ -242,6 +242,21 @@ fn refused(sandbox: &Sandbox, arguments: &str, code: i32, wanted: &str) {
 }
 
 #[test]
+fn a_run_that_took_no_step_gives_way_and_one_that_did_does_not() {
+    let sandbox = Sandbox::new();
+    // One document: nothing of it can be held out.
+    sandbox.write("text/mlt_Latn.txt", prose(0, 60).replace("\n\n", "\n"));
+    let sandbox = sandbox.with_atlas();
+    let said = sandbox.run(&format!("{RUN} --out run"));
+    assert_eq!(said.code, 1, "{}", said.text());
+    assert!(said.stderr.contains("--document line"), "{}", said.stderr);
+    sandbox.run(&format!("{RUN} --document line --out run")).done();
+    let said = sandbox.run(&format!("{RUN} --document line --seed 2 --out run"));
+    assert_eq!(said.code, 1, "{}", said.text());
+    assert!(said.stderr.contains("holds another run, which differs in settings.seed"), "{}", said.stderr);
+}
+
+#[test]
 fn masks_of_other_models_are_refused() {
     let sandbox = sandbox();
     sandbox.run("mask atlas --language mlt --out mask.safetensors").done();

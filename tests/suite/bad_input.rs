@@ -348,7 +348,7 @@ fn a_file_is_no_folder_of_texts() {
 fn an_empty_corpus_says_what_would_be_read() {
     assert_snapshot!(profile(|s| std::fs::create_dir(s.path("bare")).unwrap(), &[("--corpus", "dir:bare")]), @r"
     exit code 1
-    error: bare: holds no text of a language we know; CODE.txt, CODE.txt.gz or CODE.txt.zst is wanted, where CODE is a language such as `mlt_Latn` or `mt` (the folder is empty)
+    error: bare: holds no text of a language we know; CODE.txt, CODE.txt.gz or CODE.txt.zst is wanted, where CODE is a language such as `mlt_Latn` or `mt` (it is empty)
     ");
 }
 
@@ -893,7 +893,7 @@ fn an_atlas_is_not_built_over_other_things() {
     ");
     assert_snapshot!(after(|_| {}, "identify out --out model/config.json"), @r"
     exit code 1
-    error: model/config.json/data/neurons/model/lape.parquet: cannot be written: Not a directory (os error 20); a file stands where a folder is wanted, choose another --out
+    error: model/config.json: is a file, but an atlas is a folder, with manifest.json in it; give a folder
     ");
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     io::Write,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -28,11 +29,12 @@ fn erf(x: f64) -> f64 {
     sum * 2.0 / std::f64::consts::PI.sqrt()
 }
 
-fn compile(folder: &TempDir) -> std::path::PathBuf {
-    let program = folder.path().join("on_processor");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gpu/on_processor.cpp");
+fn compile(folder: &TempDir, name: &str) -> PathBuf {
+    let program = folder.path().join(name);
+    let source = format!("{}/tests/gpu/{name}.cpp", env!("CARGO_MANIFEST_DIR"));
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
-    let done = Command::new(&compiler).args(["-std=c++14", "-O1", "-w", "-o"]).arg(&program).arg(source).output();
+    let arguments = ["-std=c++17", "-O1", "-w", "-pthread", "-o"];
+    let done = Command::new(&compiler).args(arguments).arg(&program).arg(source).output();
     let done = done.unwrap_or_else(|error| panic!("{compiler}: {error}; building the dependencies needs it too"));
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     program
@@ -40,6 +42,33 @@ fn compile(folder: &TempDir) -> std::path::PathBuf {
 
 fn words(numbers: &[u32]) -> Vec<u8> {
     numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+}
+
+/// Numbers as the kernels read them.
+fn stored(values: &[f32], narrow: bool) -> Vec<u8> {
+    if narrow {
+        values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect()
+    } else {
+        values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+}
+
+fn loaded(bytes: &[u8], narrow: bool) -> Vec<f64> {
+    if narrow {
+        bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f64()).collect()
+    } else {
+        bytes.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect()
+    }
+}
+
+/// What a program answers.
+fn answer(program: &Path, input: Vec<u8>) -> Vec<u8> {
+    let mut child = Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    std::thread::spawn(move || stdin.write_all(&input).unwrap());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    output.stdout
 }
 
 struct Answer {
@@ -51,51 +80,33 @@ struct Answer {
 }
 
 const TOKENS: usize = 150;
-const WIDTH: usize = 70;
+const WIDTH: usize = 72;
 const LAYERS: usize = 3;
 const LAYER: usize = 1;
 /// Ends of runs and their folds: of different lengths, folds that change and come again.
 const RUNS: [(usize, usize); 5] = [(64, 0), (65, 1), (100, 1), (149, 0), (150, 2)];
 const FOLDS: usize = 3;
 
-fn run(program: &std::path::Path, kind: usize, gate: &[f32], up: Option<&[f32]>, narrow: bool) -> Answer {
-    let size = |n: usize| u32::try_from(n).unwrap();
-    let mut input = words(&[
-        size(kind),
-        size(TOKENS),
-        size(WIDTH),
-        size(LAYERS),
-        size(LAYER),
-        size(FOLDS),
-        u32::from(up.is_some()),
-        u32::from(narrow),
-    ]);
+fn size(n: usize) -> u32 {
+    u32::try_from(n).unwrap()
+}
+
+fn run(program: &Path, kind: usize, gate: &[f32], up: Option<&[f32]>, [narrow, wide]: [bool; 2]) -> Answer {
+    let sizes = [kind, TOKENS, WIDTH, LAYERS, LAYER, FOLDS].map(size);
+    let mut input = words(&sizes);
+    input.extend(words(&[u32::from(up.is_some()), u32::from(narrow), u32::from(wide)]));
     input.extend(words(&[size(RUNS.len()), 0]));
     input.extend(words(&RUNS.map(|(end, _)| size(end))));
     input.extend(words(&RUNS.map(|(_, fold)| size(fold))));
-    for value in gate.iter().chain(up.unwrap_or_default()) {
-        if narrow {
-            input.extend(bf16::from_f32(*value).to_le_bytes());
-        } else {
-            input.extend(value.to_le_bytes());
-        }
-    }
-    let mut child = Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    std::thread::spawn(move || stdin.write_all(&input).unwrap());
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success());
-    let mut bytes = output.stdout.as_slice();
+    input.extend(stored(&[gate, up.unwrap_or_default()].concat(), narrow));
+    let output = answer(program, input);
+    let mut bytes = output.as_slice();
     let mut take = |n: usize| {
         let (head, rest) = bytes.split_at(n);
         bytes = rest;
         head.to_vec()
     };
-    let out = if narrow {
-        take(2 * TOKENS * WIDTH).chunks(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f64()).collect()
-    } else {
-        take(4 * TOKENS * WIDTH).chunks(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect()
-    };
+    let out = loaded(&take((if narrow { 2 } else { 4 }) * TOKENS * WIDTH), narrow);
     let neurons = LAYERS * WIDTH;
     let eight = |bytes: Vec<u8>| bytes.chunks(8).map(|b| <[u8; 8]>::try_from(b).unwrap()).collect::<Vec<_>>();
     Answer {
@@ -110,17 +121,18 @@ fn run(program: &std::path::Path, kind: usize, gate: &[f32], up: Option<&[f32]>,
 #[test]
 fn the_gpus_kernels_multiply_and_count_as_the_formulas_say() {
     let folder = TempDir::new().unwrap();
-    let program = compile(&folder);
+    let program = compile(&folder, "activation");
     let wave = |i: usize, step: f32| 3.0 * (i as f32 * step).sin();
     let gate: Vec<f32> = (0..TOKENS * WIDTH).map(|i| if i % 97 == 0 { 0.0 } else { wave(i, 0.7) }).collect();
     let up: Vec<f32> = (0..TOKENS * WIDTH).map(|i| wave(i, 1.3)).collect();
-    for narrow in [false, true] {
+    for [narrow, wide] in [[false, false], [false, true], [true, false], [true, true]] {
         let seen = |x: f32| if narrow { bf16::from_f32(x).to_f64() } else { f64::from(x) };
         let tolerance = if narrow { 1.0 / 256.0 } else { 1e-6 };
         for (kind, (name, formula)) in ACTIVATIONS.iter().enumerate() {
             for up in [Some(up.as_slice()), None] {
-                let answer = run(&program, kind, &gate, up, narrow);
-                let what = format!("{name}, {}, bf16 {narrow}", if up.is_some() { "gated" } else { "plain" });
+                let answer = run(&program, kind, &gate, up, [narrow, wide]);
+                let what =
+                    format!("{name}, {}, bf16 {narrow}, wide {wide}", if up.is_some() { "gated" } else { "plain" });
                 for (i, found) in answer.out.iter().enumerate() {
                     let wanted = formula(seen(gate[i])) * up.map_or(1.0, |up| seen(up[i]));
                     assert!((found - wanted).abs() <= tolerance * (1.0 + wanted.abs()), "{what}: {found} for {wanted}");
@@ -150,6 +162,143 @@ fn the_gpus_kernels_multiply_and_count_as_the_formulas_say() {
                 }
                 let others = answer.active.iter().enumerate().filter(|(i, _)| i % (LAYERS * WIDTH) / WIDTH != LAYER);
                 assert!(others.into_iter().all(|(_, &n)| n == 0), "{what}: another layer's neurons were counted");
+            }
+        }
+    }
+}
+
+/// Some tokens of windows, heads before tokens, turned by the formula.
+#[test]
+fn the_gpus_kernels_put_heads_first_and_turn_them() {
+    let folder = TempDir::new().unwrap();
+    let program = compile(&folder, "attention");
+    let (windows, seq, heads, dim, first, tokens) = (2, 7, 3, 32, 2, 4);
+    let x: Vec<f32> = (0..windows * seq * heads * dim).map(|i| (i as f32 * 0.37).sin()).collect();
+    for [narrow, wide] in [[false, false], [false, true], [true, false], [true, true]] {
+        let seen = |x: f32| if narrow { bf16::from_f32(x).to_f64() } else { f64::from(x) };
+        for (rotated, interleaved) in [(32, false), (16, false), (0, false), (32, true), (6, true), (6, false)] {
+            if wide && (interleaved || rotated == 6) {
+                continue;
+            }
+            let half = rotated / 2;
+            let angle = |position: usize, i: usize| (position + 1) as f32 * 0.9f32.powi(i as i32);
+            let table = |value: fn(f32) -> f32| -> Vec<f32> {
+                (0..seq * half).map(|i| value(angle(i / half, i % half))).collect()
+            };
+            let (cos, sin) = (table(f32::cos), table(f32::sin));
+            let sizes = [0, usize::from(narrow), usize::from(wide), windows, seq, heads, dim, first, tokens, rotated];
+            let mut input = words(&sizes.map(size));
+            input.extend(words(&[u32::from(interleaved)]));
+            input.extend(stored(&[x.as_slice(), &cos, &sin].concat(), narrow));
+            let numbers = loaded(&answer(&program, input), narrow);
+            let (turned, back) = numbers.split_at(windows * heads * tokens * dim);
+            let mut wanted_back: Vec<f64> = x.iter().map(|&x| seen(x)).collect();
+            for (at, &found) in turned.iter().enumerate() {
+                let (i, token) = (at % dim, at / dim % tokens);
+                let (head, window) = (at / dim / tokens % heads, at / dim / tokens / heads);
+                let row = ((window * seq + first + token) * heads + head) * dim;
+                let (low, partner, pair) = match i {
+                    _ if i >= rotated => (true, i, None),
+                    _ if interleaved => (i % 2 == 0, i ^ 1, Some(i / 2)),
+                    _ if i < half => (true, i + half, Some(i)),
+                    _ => (false, i - half, Some(i - half)),
+                };
+                let (own, other) = (seen(x[row + i]), seen(x[row + partner]));
+                let wanted = pair.map_or(own, |pair| {
+                    let place = (first + token) * half + pair;
+                    let sign = if low { -1.0 } else { 1.0 };
+                    own * seen(cos[place]) + sign * other * seen(sin[place])
+                });
+                let tolerance = if narrow { 1.0 / 128.0 } else { 1e-6 };
+                assert!(
+                    (found - wanted).abs() <= tolerance,
+                    "rotated {rotated}, interleaved {interleaved}, bf16 {narrow}, value {at}: {found} for {wanted}"
+                );
+                wanted_back[row + i] = found;
+            }
+            assert_eq!(back, wanted_back, "put back");
+        }
+    }
+}
+
+#[test]
+fn the_gpus_kernel_makes_weights_of_scores() {
+    let folder = TempDir::new().unwrap();
+    let program = compile(&folder, "attention");
+    let (heads, queries) = (2, 3);
+    // Keys with and without a whole number of words, one of them alone, more than one round of a warp.
+    for (keys, first, oldest) in [(40, 37, 0), (5, 3, 1), (33, 30, 0), (1, 0, 0), (264, 400, 139)] {
+        let (queries, rows) = if keys == 1 { (1, heads) } else { (queries, 2 * heads * queries) };
+        let raw: Vec<f32> = (0..rows * keys).map(|i| 6.0 * (i as f32 * 0.73).sin()).collect();
+        for (narrow, kernel) in [(false, 0), (false, 1), (true, 0), (true, 1), (true, 2), (true, 8)] {
+            if kernel > 0 && keys % 8 != 0 {
+                continue;
+            }
+            let seen = |x: f32| if narrow { bf16::from_f32(x).to_f64() } else { f64::from(x) };
+            for (window, cap, slopes) in
+                [(0, 0.0, None), (4, 0.0, None), (0, 3.0, None), (0, 0.0, Some([0.5f32, 0.25]))]
+            {
+                let scale = 0.7f32;
+                let sizes = [1, usize::from(narrow), kernel, rows, heads, queries, keys, first, oldest, window];
+                let mut input = words(&sizes.map(size));
+                input.extend(words(&[u32::from(slopes.is_some())]));
+                input.extend(stored(&[scale, cap], false));
+                input.extend(stored(slopes.as_ref().map_or(&[], |slopes| slopes.as_slice()), false));
+                input.extend(stored(&raw, narrow));
+                let found = loaded(&answer(&program, input), narrow);
+                for (row, found) in found.chunks(keys).enumerate() {
+                    let position = first + row % queries;
+                    let sees = |key: usize| {
+                        let key = oldest + key;
+                        key <= position && (window == 0 || position - key < window)
+                    };
+                    let score = |key: usize| {
+                        let mut score = seen(raw[row * keys + key]) * f64::from(scale);
+                        if cap > 0.0 {
+                            score = f64::from(cap) * (score / f64::from(cap)).tanh();
+                        }
+                        let slope = slopes.map_or(0.0, |slopes| f64::from(slopes[row / queries % heads]));
+                        (score - slope * (position as f64 - (oldest + key) as f64)).exp()
+                    };
+                    let total: f64 = (0..keys).filter(|&key| sees(key)).map(score).sum();
+                    for (key, &found) in found.iter().enumerate() {
+                        let wanted = if sees(key) { score(key) / total } else { 0.0 };
+                        let tolerance = if narrow { 1.0 / 256.0 } else { 1e-6 };
+                        assert!(
+                            (found - wanted).abs() <= tolerance * (0.01 + wanted),
+                            "{keys} keys, kernel {kernel}, window {window}, cap {cap}, row {row}, key {key}: {found} for {wanted}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_gpus_kernel_norms_rows() {
+    let folder = TempDir::new().unwrap();
+    let program = compile(&folder, "norm");
+    for (rows, width) in [(3, 520), (2, 33), (5, 8)] {
+        let x: Vec<f32> = (0..rows * width).map(|i| 3.0 * (i as f32 * 0.41).sin()).collect();
+        let weight: Vec<f32> = (0..width).map(|i| 1.0 + (i as f32 * 0.3).cos()).collect();
+        for [narrow, wide] in [[false, false], [false, true], [true, false], [true, true]] {
+            if wide && width % 8 != 0 {
+                continue;
+            }
+            let seen = |x: f32| if narrow { bf16::from_f32(x).to_f64() } else { f64::from(x) };
+            let mut input = words(&[u32::from(narrow), u32::from(wide), size(rows), size(width)]);
+            input.extend(stored(&[1e-5], false));
+            input.extend(stored(&[x.as_slice(), &weight].concat(), narrow));
+            let found = loaded(&answer(&program, input), narrow);
+            for (row, found) in found.chunks(width).enumerate() {
+                let x: Vec<f64> = x[row * width..][..width].iter().map(|&x| seen(x)).collect();
+                let root = (x.iter().map(|x| x * x).sum::<f64>() / width as f64 + 1e-5).sqrt();
+                for ((found, x), weight) in found.iter().zip(&x).zip(&weight) {
+                    let wanted = x / root * seen(*weight);
+                    let tolerance = if narrow { 1.0 / 256.0 } else { 1e-5 };
+                    assert!((found - wanted).abs() <= tolerance * (0.01 + wanted.abs()), "{found} for {wanted}");
+                }
             }
         }
     }

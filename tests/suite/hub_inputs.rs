@@ -147,6 +147,43 @@ fn of_the_model_that_masks_are_of_the_config_is_fetched_and_nothing_else() {
 }
 
 #[test]
+fn a_model_is_adapted_with_an_atlas_that_lies_on_the_hub() {
+    let (hub, sandbox) = (Hub::start(), Sandbox::new());
+    push(&hub, Kind::Model, "atlas/tiny", &fixture(TINY));
+    sandbox.write("text/mlt_Latn.txt", prose(0, 60));
+    let token = Some(Hub::TOKEN);
+    ask(&hub, &sandbox, token, &profile("atlas/tiny", "dir:text", "profile")).done();
+    ask(&hub, &sandbox, token, "identify profile --top-rate 0.2 --out here").done();
+    ask(&hub, &sandbox, token, "publish here --repo atlas/release").done();
+    let commit = hub.repo(Kind::Dataset, "atlas/release").unwrap().branches["main"].clone();
+    let adapt = |atlas: &str, out: &str| {
+        let text = "--corpus dir:text --tokens 480 --context 16";
+        ask(
+            &hub,
+            &sandbox,
+            token,
+            &format!("adapt --model atlas/tiny --atlas {atlas} --language mt {text} --out {out}"),
+        )
+    };
+    adapt("atlas/release@v1.0.0", "far").done();
+    adapt("here", "near").done();
+    // Again: finished before, and the folder with the fetched masks is no other run.
+    assert!(adapt("atlas/release@v1.0.0", "far").done().stderr.contains("was finished before"));
+    let report: Value = serde_json::from_slice(&sandbox.read("far/result.json")).unwrap();
+    assert_eq!(report["head"]["atlas"], format!("atlas/release@{commit}"));
+    let metrics = |run: &str| sandbox.read(&format!("{run}/metrics.jsonl"));
+    assert_eq!(metrics("far"), metrics("near"));
+}
+
+#[test]
+fn a_language_that_nobody_knows_is_said_before_a_hub_is_asked() {
+    let (hub, sandbox) = (Hub::start(), Sandbox::new());
+    let said = ask(&hub, &sandbox, None, "pull atlas/release --languages klingonish --out pulled");
+    assert!(said.code != 0 && said.stderr.contains("no language is called `klingonish`"), "{}", said.stderr);
+    assert!(hub.requests().is_empty() && !sandbox.path("pulled").exists());
+}
+
+#[test]
 fn of_a_sharded_model_the_index_says_what_is_fetched() {
     let (hub, sandbox) = (Hub::start(), Sandbox::new());
     let mut files = fixture(SHARDED);

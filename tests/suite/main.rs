@@ -8,6 +8,8 @@ mod bench;
 mod bf16;
 mod compare;
 mod corpus;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod demo;
 mod device;
 mod evaluate;

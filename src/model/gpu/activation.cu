@@ -1,78 +1,78 @@
 // The FFN's non-linearity, its product with the up projection, and the counting of active neurons, in one pass over both.
 //
-// Compiled where it runs, by NVRTC: no toolkit's version has to fit a driver's. Nothing is included, nothing is shared between threads
-// and no thread waits for another, so that the same text compiles as C++ and is tested on a processor (tests/suite/gpu.rs).
-
-typedef unsigned int u32;
-typedef unsigned short bf16;
-typedef unsigned long long u64;
-
-static __device__ __forceinline__ float widen(float x) { return x; }
-static __device__ __forceinline__ float widen(bf16 x) { return __uint_as_float((u32)x << 16); }
-
-// To the nearest, ties to even; a NaN stays one.
-static __device__ __forceinline__ void narrow(float x, float *to) { *to = x; }
-static __device__ __forceinline__ void narrow(float x, bf16 *to) {
-    u32 bits = __float_as_uint(x);
-    *to = (bits & 0x7fffffffu) > 0x7f800000u ? (bf16)(bits >> 16 | 0x40u) : (bf16)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
-}
+// Compiled where it runs, by NVRTC, behind numbers.cu: no toolkit's version has to fit a driver's. Nothing is included, nothing is shared
+// between threads and no thread waits for another, so that the same text compiles as C++ and is tested on a processor (tests/suite/gpu.rs).
 
 // 0 SiLU, 1 GELU, 2 GELU by tanh, 3 ReLU: the order of `Activation`.
 static __device__ __forceinline__ float activation(u32 kind, float x) {
     switch (kind) {
-    case 0: return x / (1.0f + expf(-x));
+    case 0: return __fdividef(x, 1.0f + __expf(-x));
     case 1: return 0.5f * x * (1.0f + erff(x * 0.70710678f));
-    case 2: return x / (1.0f + expf(-2.0f * 0.7978845608f * x * (1.0f + 0.044715f * x * x)));
+    case 2: return __fdividef(x, 1.0f + __expf(-2.0f * 0.7978845608f * x * (1.0f + 0.044715f * x * x)));
     default: return x > 0.0f ? x : 0.0f;
     }
 }
 
-// One thread: one neuron over the tokens of one run, at most 64 consecutive tokens of one window and one fold.
+// One thread: `N` neurons over the tokens of one run, at most 64 consecutive tokens of one window and one fold.
 // gate, up, out: [tokens, width]. `up` may be null: then `out` is the activation alone; `out` may be `gate` or `up`, or null: then nothing is written.
 // starts: [runs + 1], the first token of each run. active, sum, sum_sq, max: [runs, width], or all null: then nothing is counted.
-template <typename T>
+template <typename T, u32 N>
 static __device__ __forceinline__ void run(
     const T *gate, const T *up, T *out, u32 kind, u32 width, const u32 *starts,
     u32 *active, float *sum, float *sum_sq, float *max
 ) {
-    u32 neuron = blockIdx.x * blockDim.x + threadIdx.x;
+    u32 neuron = (blockIdx.x * blockDim.x + threadIdx.x) * N;
     if (neuron >= width) { return; }
-    u32 fired = 0;
-    float total = 0.0f, squares = 0.0f, largest = __uint_as_float(0xff800000u);
+    Pack<u32, N> fired;
+    Pack<float, N> totals, squares, largest;
+#pragma unroll
+    for (u32 n = 0; n < N; n += 1) {
+        fired.value[n] = 0;
+        totals.value[n] = 0.0f;
+        squares.value[n] = 0.0f;
+        largest.value[n] = __uint_as_float(0xff800000u);
+    }
     u32 end = starts[blockIdx.y + 1];
 #pragma unroll 4
     for (u32 token = starts[blockIdx.y]; token < end; token += 1) {
         u64 at = (u64)token * width + neuron;
-        float g = widen(gate[at]);
-        float a = activation(kind, g);
-        fired += g > 0.0f;
-        total += a;
-        squares += a * a;
-        largest = a > largest ? a : largest;
-        if (out) { narrow(up ? a * widen(up[at]) : a, &out[at]); }
+        Pack<T, N> gates = *(const Pack<T, N> *)(gate + at), ups = gates;
+        if (up) { ups = *(const Pack<T, N> *)(up + at); }
+#pragma unroll
+        for (u32 n = 0; n < N; n += 1) {
+            float g = widen(gates.value[n]);
+            float a = activation(kind, g);
+            fired.value[n] += g > 0.0f;
+            totals.value[n] += a;
+            squares.value[n] += a * a;
+            largest.value[n] = a > largest.value[n] ? a : largest.value[n];
+            narrow(up ? a * widen(ups.value[n]) : a, &ups.value[n]);
+        }
+        if (out) { *(Pack<T, N> *)(out + at) = ups; }
     }
     if (active) {
         u64 at = (u64)blockIdx.y * width + neuron;
-        active[at] = fired;
-        sum[at] = total;
-        sum_sq[at] = squares;
-        max[at] = largest;
+        *(Pack<u32, N> *)(active + at) = fired;
+        *(Pack<float, N> *)(sum + at) = totals;
+        *(Pack<float, N> *)(sum_sq + at) = squares;
+        *(Pack<float, N> *)(max + at) = largest;
     }
 }
 
-extern "C" __global__ void activation_f32(
-    const float *gate, const float *up, float *out, u32 kind, u32 width, const u32 *starts,
-    u32 *active, float *sum, float *sum_sq, float *max
-) {
-    run<float>(gate, up, out, kind, width, starts, active, sum, sum_sq, max);
-}
+#define RUN(NAME, T, N)                                                                                                      \
+    extern "C" __global__ void NAME(                                                                                         \
+        const T *gate, const T *up, T *out, u32 kind, u32 width, const u32 *starts, u32 *active, float *sum, float *sum_sq,  \
+        float *max                                                                                                           \
+    ) {                                                                                                                      \
+        run<T, N>(gate, up, out, kind, width, starts, active, sum, sum_sq, max);                                             \
+    }
+RUN(activation_f32, float, 1)
+RUN(activation_f32_wide, float, 4)
+RUN(activation_bf16, bf16, 1)
+RUN(activation_bf16_wide, bf16, 4)
 
-extern "C" __global__ void activation_bf16(
-    const bf16 *gate, const bf16 *up, bf16 *out, u32 kind, u32 width, const u32 *starts,
-    u32 *active, float *sum, float *sum_sq, float *max
-) {
-    run<bf16>(gate, up, out, kind, width, starts, active, sum, sum_sq, max);
-}
+// Runs whose sums are read at once.
+#define RUNS 16
 
 // One thread: one neuron of the `width` that begin at `first` among the `neurons` of the model, over all runs in their order, so that sums are
 // the same bits every time. folds: [runs]. all_active: [folds, neurons]; all_sum, all_sum_sq, all_max: [neurons].
@@ -83,25 +83,39 @@ extern "C" __global__ void add_runs(
 ) {
     u32 neuron = blockIdx.x * blockDim.x + threadIdx.x;
     if (neuron >= width) { return; }
-    double total = all_sum[first + neuron], squares = all_sum_sq[first + neuron];
+    double sums = all_sum[first + neuron], squares = all_sum_sq[first + neuron];
     float largest = all_max[first + neuron];
     u32 fold = folds[0];
     u64 fired = 0;
-#pragma unroll 8
-    for (u32 r = 0; r < runs; r += 1) {
-        u64 at = (u64)r * width + neuron;
-        if (folds[r] != fold) {
-            all_active[(u64)fold * neurons + first + neuron] += fired;
-            fold = folds[r];
-            fired = 0;
+    for (u32 r = 0; r < runs; r += RUNS) {
+        // Read first and added then, since what is written between might be what is read next.
+        u32 counts[RUNS], of[RUNS];
+        float a[RUNS], b[RUNS], c[RUNS];
+#pragma unroll
+        for (u32 i = 0; i < RUNS; i += 1) {
+            bool there = r + i < runs;
+            u64 at = (u64)(there ? r + i : r) * width + neuron;
+            of[i] = folds[there ? r + i : runs - 1];
+            counts[i] = there ? active[at] : 0;
+            a[i] = there ? sum[at] : 0.0f;
+            b[i] = there ? sum_sq[at] : 0.0f;
+            c[i] = max[at];
         }
-        fired += active[at];
-        total += sum[at];
-        squares += sum_sq[at];
-        largest = max[at] > largest ? max[at] : largest;
+#pragma unroll
+        for (u32 i = 0; i < RUNS; i += 1) {
+            if (of[i] != fold) {
+                all_active[(u64)fold * neurons + first + neuron] += fired;
+                fold = of[i];
+                fired = 0;
+            }
+            fired += counts[i];
+            sums += a[i];
+            squares += b[i];
+            largest = c[i] > largest ? c[i] : largest;
+        }
     }
     all_active[(u64)fold * neurons + first + neuron] += fired;
-    all_sum[first + neuron] = total;
+    all_sum[first + neuron] = sums;
     all_sum_sq[first + neuron] = squares;
     all_max[first + neuron] = largest;
 }

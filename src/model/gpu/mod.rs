@@ -1,275 +1,141 @@
-//! The activation's kernel on NVIDIA GPUs, and the sums that stay there until a language is done.
-//! What it computes is what `activation.rs` computes on the CPU; the kernels are in activation.cu.
+//! Kernels of our own on NVIDIA GPUs. Their texts, the .cu files beside this, are compiled where they run, at their first use.
+
+pub mod activation;
+pub mod attention;
+pub mod norm;
+pub mod onto;
 
 use std::sync::{Mutex, OnceLock};
 
 use candle_core::{
-    CudaDevice, CudaStorage, DType, Layout, Result,
-    backend::BackendStorage,
+    CudaDevice, CudaStorage, DType, Result, Tensor, WithDType,
     cuda_backend::{
         CudaDType, WrapErr,
         cudarc::{
-            driver::{CudaFunction, CudaSlice, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg},
+            driver::{
+                CudaFunction, DevicePtr, DeviceRepr, LaunchConfig,
+                result::{device::get_default_mem_pool, mem_pool},
+                sys,
+            },
             nvrtc::{CompileOptions, compile_ptx_with_opts},
         },
     },
 };
-use half::bf16;
 
-use super::{activation::Activation, observer::Tally};
+/// Number formats that the kernels read.
+trait Number: CudaDType + DeviceRepr + WithDType {}
+impl Number for f32 {}
+impl Number for half::bf16 {}
 
-static SOURCE: &str = include_str!("activation.cu");
+/// Kernels that are compiled together.
+struct Source {
+    name: &'static str,
+    text: &'static str,
+}
+
+static ACTIVATION: Source =
+    Source { name: "neuroglot-activation", text: concat!(include_str!("numbers.cu"), include_str!("activation.cu")) };
+static ATTENTION: Source =
+    Source { name: "neuroglot-attention", text: concat!(include_str!("numbers.cu"), include_str!("attention.cu")) };
+
+static NORM: Source =
+    Source { name: "neuroglot-norm", text: concat!(include_str!("numbers.cu"), include_str!("norm.cu")) };
 
 /// Threads of one block.
 const BLOCK: u32 = 256;
+/// Bytes that one thread reads at once.
+const WORD: usize = 16;
 
-/// Sums on a GPU, in the order of the tally's own.
-#[derive(Debug)]
-pub struct Sums {
-    device: CudaDevice,
-    /// `[folds, neurons]`.
-    active: CudaSlice<u64>,
-    sum: CudaSlice<f64>,
-    sum_sq: CudaSlice<f64>,
-    max: CudaSlice<f32>,
-    /// First token of each run of the batch at hand and its end; the folds of the runs.
-    starts: CudaSlice<u32>,
-    folds: CudaSlice<u32>,
-    /// Whether the runs are of an older batch.
-    stale: bool,
+/// Whether the kernels read these values.
+fn fits(x: &Tensor) -> bool {
+    x.device().is_cuda() && matches!(x.dtype(), DType::F32 | DType::BF16)
 }
 
-/// Where a tally keeps them.
-#[derive(Debug, Default)]
-pub struct Abroad(Option<Box<Sums>>);
-
-impl Abroad {
-    /// The next batch has other runs.
-    pub fn begin(&mut self) {
-        if let Some(sums) = &mut self.0 {
-            sums.stale = true;
-        }
-    }
-
-    pub fn take(&mut self) -> Option<Box<Sums>> {
-        self.0.take()
-    }
+fn only_on_gpus<T>() -> Result<T> {
+    candle_core::bail!("this kernel is one of NVIDIA's GPUs")
 }
 
-impl Clone for Abroad {
-    fn clone(&self) -> Self {
-        assert!(self.0.is_none(), "a tally is settled before it is copied");
-        Self(None)
-    }
+fn number(n: usize) -> Result<u32> {
+    u32::try_from(n).map_err(candle_core::Error::wrap)
 }
 
-impl PartialEq for Abroad {
-    /// What is still abroad cannot be compared.
-    fn eq(&self, other: &Self) -> bool {
-        self.0.is_none() && other.0.is_none()
-    }
+/// As many blocks as so many threads take.
+fn grid(threads: usize) -> Result<LaunchConfig> {
+    let blocks = number(threads.div_ceil(BLOCK as usize))?;
+    Ok(LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (BLOCK, 1, 1), shared_mem_bytes: 0 })
 }
 
-impl Sums {
-    fn new(tally: &Tally, device: &CudaDevice) -> Result<Self> {
-        let neurons = tally.shape().neurons();
-        let (active, sum, sum_sq) = (
-            device.alloc_zeros(tally.active.len() * neurons)?,
-            device.alloc_zeros(neurons)?,
-            device.alloc_zeros(neurons)?,
-        );
-        let max = device.clone_htod(&vec![f32::NEG_INFINITY; neurons])?;
-        let (starts, folds) = (device.alloc_zeros(1)?, device.alloc_zeros(1)?);
-        Ok(Self { device: device.clone(), active, sum, sum_sq, max, starts, folds, stale: true })
-    }
-
-    fn send_runs(&mut self, tally: &Tally) -> Result<()> {
-        if self.stale {
-            let (starts, folds) = places(tally)?;
-            self.starts = self.device.clone_htod(&starts)?;
-            self.folds = self.device.clone_htod(&folds)?;
-            self.stale = false;
-        }
-        Ok(())
-    }
-
-    /// Adds everything to the tally's own sums.
-    ///
-    /// # Errors
-    /// When the GPU has failed meanwhile.
-    pub fn bring_home(&self, tally: &mut Tally) -> Result<()> {
-        let neurons = tally.shape().neurons();
-        let active = self.device.clone_dtoh(&self.active)?;
-        for (total, active) in tally.active.iter_mut().zip(active.chunks_exact(neurons)) {
-            total.iter_mut().zip(active).for_each(|(total, n)| *total += n);
-        }
-        let add = |total: &mut [f64], sums: Vec<f64>| total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
-        add(&mut tally.sum, self.device.clone_dtoh(&self.sum)?);
-        add(&mut tally.sum_sq, self.device.clone_dtoh(&self.sum_sq)?);
-        let max = self.device.clone_dtoh(&self.max)?;
-        tally.max.iter_mut().zip(max).for_each(|(total, max)| *total = total.max(max));
-        Ok(())
-    }
-}
-
-/// First tokens of a tally's runs with the end of the last, and their folds.
-fn places(tally: &Tally) -> Result<(Vec<u32>, Vec<u32>)> {
-    let number = |n: usize| u32::try_from(n).map_err(candle_core::Error::wrap);
-    let (mut starts, mut folds, mut end) = (vec![0], Vec::new(), 0);
-    for run in tally.runs() {
-        end += run.tokens;
-        starts.push(number(end)?);
-        folds.push(number(run.fold)?);
-    }
-    Ok((starts, folds))
-}
-
-/// What a pass writes.
-#[derive(Clone, Copy)]
-pub enum Output {
-    /// `act(gate) · up`, over `up`.
-    OverUp,
-    /// `act(gate)`, over `gate`.
-    OverGate,
-    /// Nothing: only the counts are wanted.
-    Nowhere,
-}
-
-/// One pass over a gate `[batch, seq, ffn]` and, where it is asked for, an up projection of the same shape. For `Output::OverUp` the
-/// first storage is written, else the gate is the first.
-///
-/// # Errors
-/// When the GPU has no room or fails, or the storages are neither f32 nor bf16.
-pub fn pass(
-    act: Activation,
-    layer: usize,
-    tally: Option<&mut Tally>,
-    gate: (&CudaStorage, &Layout),
-    up: Option<(&CudaStorage, &Layout)>,
-    output: Output,
-) -> Result<()> {
-    match gate.0.dtype() {
-        DType::F32 => typed::<f32>("activation_f32", act, layer, tally, gate, up, output),
-        DType::BF16 => typed::<bf16>("activation_bf16", act, layer, tally, gate, up, output),
-        other => candle_core::bail!("the gate is {other:?}, but the kernel reads f32 and bf16"),
-    }
-}
-
-#[allow(unsafe_code)]
-fn typed<T: CudaDType + DeviceRepr>(
-    name: &str,
-    act: Activation,
-    layer: usize,
-    tally: Option<&mut Tally>,
-    (gate, gate_layout): (&CudaStorage, &Layout),
-    up: Option<(&CudaStorage, &Layout)>,
-    output: Output,
-) -> Result<()> {
-    let device = &gate.device;
-    let (batch, seq, width) = gate_layout.shape().dims3()?;
-    let (tokens, wide) = (batch * seq, u32::try_from(width).map_err(candle_core::Error::wrap)?);
-    let place = |storage: &CudaStorage, layout: &Layout| -> Result<u64> {
-        let Some((start, end)) = layout.contiguous_offsets() else {
-            candle_core::bail!("{:?} has gaps", layout.shape())
-        };
-        if end - start != tokens * width {
-            candle_core::bail!("gate and up projection are of different shapes");
-        }
-        let slice = storage.as_cuda_slice::<T>()?.slice(start..end);
-        let stream = device.cuda_stream();
-        // All work is on this one stream, so that the pointer outlives its use as the storage does.
-        let (pointer, _guard) = slice.device_ptr(&stream);
-        Ok(pointer)
-    };
-    let gate_at = place(gate, gate_layout)?;
-    let up_at = up.map(|(storage, layout)| place(storage, layout)).transpose()?.unwrap_or(0);
-    let out_at = match output {
-        Output::OverUp => up_at,
-        Output::OverGate => gate_at,
-        Output::Nowhere => 0,
-    };
-    let (kernel, stream) = (function(device, name)?, device.cuda_stream());
-    let grid = |rows: u32| LaunchConfig {
-        grid_dim: (wide.div_ceil(BLOCK), rows, 1),
-        block_dim: (BLOCK, 1, 1),
-        shared_mem_bytes: 0,
-    };
-    let kind = act as u32;
-    let Some(tally) = tally else {
-        // Without folds to mind, runs of 64 tokens for the sake of the grid alone.
-        let starts = even(tokens)?;
-        let runs = starts.len() as u32 - 1;
-        let starts = device.clone_htod(&starts)?;
-        let (nothing, mut launch) = (0u64, stream.launch_builder(&kernel));
-        launch.arg(&gate_at).arg(&up_at).arg(&out_at).arg(&kind).arg(&wide).arg(&starts);
-        launch.arg(&nothing).arg(&nothing).arg(&nothing).arg(&nothing);
-        // SAFETY: the arguments are those of the kernel in activation.cu, and every run lies within the tokens.
-        unsafe { launch.launch(grid(runs)) }.w()?;
-        return Ok(());
-    };
-    let mut sums = match tally.abroad.take() {
-        Some(sums) => sums,
-        None => Box::new(Sums::new(tally, device)?),
-    };
-    let result = (|| -> Result<()> {
-        sums.send_runs(tally)?;
-        let runs = tally.runs().len();
-        // SAFETY: the kernel writes every element.
-        let (active, sum, sum_sq, max) = unsafe {
-            let size = runs * width;
-            (
-                device.alloc::<u32>(size)?,
-                device.alloc::<f32>(size)?,
-                device.alloc::<f32>(size)?,
-                device.alloc::<f32>(size)?,
-            )
-        };
-        let runs = u32::try_from(runs).map_err(candle_core::Error::wrap)?;
-        let mut launch = stream.launch_builder(&kernel);
-        launch.arg(&gate_at).arg(&up_at).arg(&out_at).arg(&kind).arg(&wide).arg(&sums.starts);
-        launch.arg(&active).arg(&sum).arg(&sum_sq).arg(&max);
-        // SAFETY: the arguments are those of the kernel in activation.cu; `check_runs` has seen that the runs are the tokens.
-        unsafe { launch.launch(grid(runs)) }.w()?;
-        if !tally.wants(layer) {
-            return Ok(());
-        }
-        let add = function(device, "add_runs")?;
-        let (first, neurons) = ((layer * width) as u64, tally.shape().neurons() as u64);
-        let sums = &mut *sums;
-        let mut launch = stream.launch_builder(&add);
-        launch.arg(&wide).arg(&first).arg(&neurons).arg(&runs).arg(&sums.folds);
-        launch.arg(&active).arg(&sum).arg(&sum_sq).arg(&max);
-        launch.arg(&mut sums.active).arg(&mut sums.sum).arg(&mut sums.sum_sq).arg(&mut sums.max);
-        // SAFETY: the arguments are those of the kernel in activation.cu, and the layer's neurons lie within the model's.
-        unsafe { launch.launch(grid(1)) }.w()?;
-        tally.has_counted(layer);
-        Ok(())
-    })();
-    tally.abroad = Abroad(Some(sums));
-    result
-}
-
-/// Runs of 64 tokens.
-fn even(tokens: usize) -> Result<Vec<u32>> {
-    let places = (0..tokens).step_by(64).chain([tokens]);
-    places.map(|place| u32::try_from(place).map_err(candle_core::Error::wrap)).collect()
-}
-
-/// A kernel of activation.cu, compiled for the GPU at its first use.
-fn function(device: &CudaDevice, name: &str) -> Result<CudaFunction> {
+/// A kernel, compiled for the GPU at hand.
+fn function(device: &CudaDevice, source: &Source, name: &str) -> Result<CudaFunction> {
     static COMPILED: OnceLock<Mutex<Vec<(String, String)>>> = OnceLock::new();
     let (major, minor) = device.cuda_stream().context().compute_capability().w()?;
-    let architecture = format!("compute_{major}{minor}");
+    let key = format!("{} for compute_{major}{minor}", source.name);
     let mut compiled = COMPILED.get_or_init(Mutex::default).lock().expect("nobody panics while compiling");
-    if !compiled.iter().any(|(known, _)| *known == architecture) {
+    if !compiled.iter().any(|(known, _)| *known == key) {
         let options = CompileOptions {
-            options: vec![format!("--gpu-architecture={architecture}"), "--std=c++14".to_owned()],
-            name: Some("activation.cu".to_owned()),
+            options: vec![format!("--gpu-architecture=compute_{major}{minor}"), "--std=c++14".to_owned()],
+            name: Some(format!("{}.cu", source.name)),
             ..CompileOptions::default()
         };
-        let ptx = compile_ptx_with_opts(SOURCE, options).w()?;
-        compiled.push((architecture.clone(), ptx.to_src()));
+        let ptx = compile_ptx_with_opts(source.text, options).w()?;
+        compiled.push((key.clone(), ptx.to_src()));
     }
-    let (_, ptx) = compiled.iter().find(|(known, _)| *known == architecture).expect("compiled above");
-    Ok(device.get_or_load_custom_func(name, "neuroglot-activation", ptx)?.into_cuda_function())
+    let (_, ptx) = compiled.iter().find(|(known, _)| *known == key).expect("compiled above");
+    Ok(device.get_or_load_custom_func(name, source.name, ptx)?.into_cuda_function())
+}
+
+/// Where a storage's value with a number lies. All work is on one stream, so that the pointer outlives its use as the storage does.
+fn pointer<T: Number>(storage: &CudaStorage, first: usize) -> Result<u64> {
+    let slice = storage.as_cuda_slice::<T>()?.slice(first..);
+    let stream = storage.device.cuda_stream();
+    let (pointer, _guard) = slice.device_ptr(&stream);
+    Ok(pointer)
+}
+
+/// The device's pool, from which all its memory comes.
+#[allow(unsafe_code)]
+fn pool(device: &CudaDevice) -> Result<sys::CUmemoryPool> {
+    // SAFETY: the device is there.
+    unsafe { get_default_mem_pool(device.cuda_stream().context().cu_device()) }.w()
+}
+
+/// Lets the driver keep memory that was given back, as much as was ever used: without it, it returns everything to the system whenever
+/// somebody waits for the GPU, and the next batch begins by asking for it page by page.
+///
+/// # Errors
+/// When the driver has no pools.
+#[allow(unsafe_code)]
+pub fn keep_memory(device: &CudaDevice) -> Result<()> {
+    let mut most = u64::MAX;
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the attribute is a number of 64 bits.
+    unsafe { mem_pool::set_attribute(pool(device)?, attribute, (&raw mut most).cast()) }.w()
+}
+
+/// A number that the pool knows of itself.
+#[allow(unsafe_code)]
+fn figure(device: &CudaDevice, attribute: sys::CUmemPool_attribute) -> Result<u64> {
+    let mut bytes = 0u64;
+    // SAFETY: these attributes are numbers of 64 bits.
+    unsafe { mem_pool::get_attribute(pool(device)?, attribute, (&raw mut bytes).cast()) }.w()?;
+    Ok(bytes)
+}
+
+/// Bytes that are free on the device, or kept for this program and unused.
+///
+/// # Errors
+/// When the driver does not say.
+pub fn free_memory(device: &CudaDevice) -> Result<u64> {
+    use sys::CUmemPool_attribute::{CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, CU_MEMPOOL_ATTR_USED_MEM_CURRENT};
+    let (free, _) = device.cuda_stream().context().mem_get_info().w()?;
+    let kept = figure(device, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?;
+    Ok(free as u64 + kept.saturating_sub(figure(device, CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?))
+}
+
+/// The most bytes that tensors have held on the device; the driver's own and its kernels' come on top.
+///
+/// # Errors
+/// When the driver does not say.
+pub fn peak_memory(device: &CudaDevice) -> Result<u64> {
+    figure(device, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)
 }

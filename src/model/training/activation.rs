@@ -1,0 +1,170 @@
+//! The gated activation, and the projection behind it.
+
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor, Var};
+use rayon::prelude::*;
+
+use super::{CHUNK, with};
+use crate::model::{Activation, matrix::slice, simd::vectorised};
+
+/// `act(gate) · up`.
+pub struct Gated(pub Activation);
+
+/// Values whose activations fit into the first-level cache.
+const TILE: usize = 512;
+
+vectorised! {
+    fn gate_forward(act: Activation, gate: &[f32], up: &[f32], h: &mut [f32]) {
+        for ((gate, up), h) in gate.chunks(TILE).zip(up.chunks(TILE)).zip(h.chunks_mut(TILE)) {
+            act.values(gate, h);
+            for (h, up) in h.iter_mut().zip(up) {
+                *h *= up;
+            }
+        }
+    }
+}
+
+/// The two slices of gradients that one task writes.
+struct Pair<'a> {
+    gate: &'a mut [f32],
+    up: &'a mut [f32],
+}
+
+vectorised! {
+    fn gate_back(act: Activation, gate: &[f32], up: &[f32], g: &[f32], to: Pair) {
+        let mut slope = [0f32; TILE];
+        let parts = gate.chunks(TILE).zip(up.chunks(TILE)).zip(g.chunks(TILE));
+        for (((gate, up), g), (d_gate, d_up)) in parts.zip(to.gate.chunks_mut(TILE).zip(to.up.chunks_mut(TILE))) {
+            act.slopes(gate, d_up, &mut slope);
+            for ((((d_gate, d_up), slope), up), g) in d_gate.iter_mut().zip(d_up).zip(&slope).zip(up).zip(g) {
+                *d_gate = g * up * slope;
+                *d_up *= g;
+            }
+        }
+    }
+}
+
+impl CustomOp2 for Gated {
+    fn name(&self) -> &'static str {
+        "gated-activation-with-gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        gate: &CpuStorage,
+        gate_layout: &Layout,
+        up: &CpuStorage,
+        up_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (gate, up) = (slice(gate, gate_layout)?, slice(up, up_layout)?);
+        let mut h = vec![0f32; gate.len()];
+        h.par_chunks_mut(CHUNK)
+            .zip(gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)))
+            .for_each(|(h, (gate, up))| gate_forward(self.0, gate, up, h));
+        Ok((CpuStorage::F32(h), gate_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        gate: &Tensor,
+        up: &Tensor,
+        _: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let size = gate.elem_count();
+        let (mut d_gate, mut d_up) = (vec![0f32; size], vec![0f32; size]);
+        with(gate, |gate| {
+            with(up, |up| {
+                with(gradient, |g| {
+                    let from = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)).zip(g.par_chunks(CHUNK));
+                    let to = d_gate.par_chunks_mut(CHUNK).zip(d_up.par_chunks_mut(CHUNK));
+                    from.zip(to).for_each(|(((gate, up), g), (d_gate, d_up))| {
+                        gate_back(self.0, gate, up, g, Pair { gate: d_gate, up: d_up });
+                    });
+                    Ok(())
+                })
+            })
+        })?;
+        let tensor = |values| Tensor::from_vec(values, gate.shape(), &Device::Cpu).map(Some);
+        Ok((tensor(d_gate)?, tensor(d_up)?))
+    }
+}
+
+/// A frozen projection of `act(gate) · up`, which is computed once more in the backward pass and not kept: the widest tensor of a
+/// layer, and cheap to make. The projection's backward asks its input for nothing but its shape, as that of `Frozen` does.
+pub struct GatedFrozen {
+    pub act: Activation,
+    pub down: Arc<Box<dyn CustomOp1 + Send + Sync>>,
+}
+
+impl CustomOp2 for GatedFrozen {
+    fn name(&self) -> &'static str {
+        "projection-of-gated-activation"
+    }
+
+    fn cpu_fwd(
+        &self,
+        gate: &CpuStorage,
+        gate_layout: &Layout,
+        up: &CpuStorage,
+        up_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (h, shape) = Gated(self.act).cpu_fwd(gate, gate_layout, up, up_layout)?;
+        self.down.cpu_fwd(&h, &Layout::contiguous(shape))
+    }
+
+    fn bwd(
+        &self,
+        gate: &Tensor,
+        up: &Tensor,
+        y: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let Some(gradient) = self.down.bwd(gate, y, gradient)? else { return Ok((None, None)) };
+        Gated(self.act).bwd(gate, up, y, &gradient)
+    }
+}
+
+/// The same where columns of the projection are trained.
+pub struct GatedReplaced {
+    pub act: Activation,
+    pub down: Arc<Box<dyn CustomOp2 + Send + Sync>>,
+}
+
+impl CustomOp3 for GatedReplaced {
+    fn name(&self) -> &'static str {
+        "projection-of-gated-activation-with-trained-columns"
+    }
+
+    fn cpu_fwd(
+        &self,
+        gate: &CpuStorage,
+        gate_layout: &Layout,
+        up: &CpuStorage,
+        up_layout: &Layout,
+        values: &CpuStorage,
+        values_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (h, shape) = Gated(self.act).cpu_fwd(gate, gate_layout, up, up_layout)?;
+        self.down.cpu_fwd(&h, &Layout::contiguous(shape), values, values_layout)
+    }
+
+    fn bwd(
+        &self,
+        gate: &Tensor,
+        up: &Tensor,
+        values: &Tensor,
+        y: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let h = gate.apply_op2_no_bwd(up, &Gated(self.act))?;
+        // A variable, so that its gradient is asked for.
+        let h = Var::from_tensor(&h)?;
+        let (back, own) = self.down.bwd(&h, values, y, gradient)?;
+        drop(h);
+        let Some(back) = back else { return Ok((None, None, own)) };
+        let (d_gate, d_up) = Gated(self.act).bwd(gate, up, y, &back)?;
+        Ok((d_gate, d_up, own))
+    }
+}

@@ -1,0 +1,241 @@
+//! The backward pass for training: gradients of what is trained, and nothing for what is frozen.
+//!
+//! A frozen projection's backward gives only its input's gradient, so that a token costs 2 FLOPs per frozen parameter forward and 2
+//! backward, where candle's own product would add 2 for a gradient that nobody wants. On the CPU the frozen parts are kernels.
+
+mod activation;
+mod attention;
+mod loss;
+mod norm;
+mod projection;
+mod replaced;
+mod rotary;
+
+use std::mem::MaybeUninit;
+
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, Var, backprop::GradStore};
+
+use self::loss::cross_entropy;
+pub use self::{
+    activation::{Gated, GatedFrozen, GatedReplaced},
+    attention::CausalGradient,
+    norm::FrozenNorm,
+    projection::Frozen,
+    replaced::Replaced,
+    rotary::Turn,
+};
+use super::{
+    Decoder, Unobserved,
+    matrix::{filled, slice},
+};
+
+/// In place of the id that a position should predict: the position is not scored.
+pub const UNSCORED: u32 = u32::MAX;
+
+/// What of a forward pass is kept for the backward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activations {
+    /// All: no work is done twice.
+    Kept,
+    /// Every layer's input; the rest is computed once more, layer by layer, in the backward pass.
+    Recomputed,
+}
+
+/// Whether a tensor is one that our own kernels read.
+pub fn has_kernels(x: &Tensor) -> bool {
+    x.device().is_cpu() && x.dtype() == DType::F32
+}
+
+/// Tokens whose logits are held at once.
+const SCORED: usize = 256;
+
+impl Decoder {
+    /// Mean negative log-likelihood, in nats per scored token, of windows `ids` [batch, seq], and its gradient for each of `vars`, none
+    /// where a variable took no part. `targets` are the ids that the positions should predict, window by window, or [`UNSCORED`].
+    /// The decoder is one of [`Decoder::trained`].
+    ///
+    /// # Errors
+    /// When a tensor operation fails or nothing is scored.
+    pub fn gradients(
+        &self,
+        ids: &Tensor,
+        targets: &[u32],
+        vars: &[Var],
+        activations: Activations,
+    ) -> Result<(f64, Vec<Option<Tensor>>)> {
+        let mut gradients = Gradients { vars, sums: vec![None; vars.len()] };
+        let positions = self.positions(ids)?;
+        let embedded = self.embedding.forward(ids)?;
+        let mut x = embedded.clone();
+        let mut passes = Vec::with_capacity(self.layers.len());
+        for layer in &self.layers {
+            // Below the first trained weight nothing needs a gradient.
+            let input = if x.track_op() { Var::from_tensor(&x.detach())?.as_tensor().clone() } else { x };
+            x = layer.forward(input.clone(), &positions, &mut Unobserved)?;
+            let tracked = x.track_op();
+            let output = (activations == Activations::Kept).then(|| x.clone());
+            passes.push((layer, input, output, tracked));
+            if tracked && activations == Activations::Recomputed {
+                // The graph goes, the need for a gradient stays.
+                x = Var::from_tensor(&x.detach())?.as_tensor().clone();
+            }
+        }
+        let (loss, mut gradient) = self.score(&x, targets, Some(&mut gradients))?;
+        drop(x);
+        while let Some((layer, input, output, tracked)) = passes.pop() {
+            let Some(above) = gradient.take().filter(|_| tracked) else { break };
+            let output = match output {
+                Some(output) => output,
+                None => layer.forward(input.clone(), &positions, &mut Unobserved)?,
+            };
+            let mut found = backward(&output, above)?;
+            gradient = if input.is_variable() { found.remove(&input) } else { None };
+            gradients.add(&mut found)?;
+        }
+        if let Some(gradient) = gradient.filter(|_| embedded.track_op()) {
+            gradients.add(&mut backward(&embedded, gradient)?)?;
+        }
+        Ok((loss, gradients.sums))
+    }
+
+    /// Sum of the negative log-likelihood over the scored tokens, in nats, and their number; without gradients.
+    ///
+    /// # Errors
+    /// When a tensor operation fails.
+    pub fn scored_nll(&self, ids: &Tensor, targets: &[u32]) -> Result<(f64, usize)> {
+        let positions = self.positions(ids)?;
+        let mut x = self.embedding.forward(ids)?.detach();
+        for layer in &self.layers {
+            x = layer.forward(x, &positions, &mut Unobserved)?.detach();
+        }
+        let scored = targets.iter().filter(|&&id| id != UNSCORED).count();
+        if scored == 0 {
+            return Ok((0.0, 0));
+        }
+        let (mean, _) = self.score(&x, targets, None)?;
+        Ok((mean * scored as f64, scored))
+    }
+
+    /// The mean loss of the last layer's output, and its gradient, a few tokens at a time: all logits of a batch would be its largest
+    /// tensor by far.
+    fn score(
+        &self,
+        x: &Tensor,
+        targets: &[u32],
+        mut gradients: Option<&mut Gradients>,
+    ) -> Result<(f64, Option<Tensor>)> {
+        let hidden = x.dim(2)?;
+        let rows = x.reshape(((), hidden))?.detach();
+        let tokens = rows.dim(0)?;
+        let scored = targets.iter().filter(|&&id| id != UNSCORED).count();
+        if scored == 0 || targets.len() != tokens {
+            candle_core::bail!("{scored} of {} targets are scored at {tokens} tokens", targets.len());
+        }
+        let (mut loss, mut parts) = (0.0, Vec::new());
+        for (i, targets) in targets.chunks(SCORED).enumerate() {
+            let part = rows.narrow(0, i * SCORED, targets.len())?.unsqueeze(0)?;
+            let part = if gradients.is_some() { Var::from_tensor(&part)?.as_tensor().clone() } else { part };
+            let logits = self.head.forward(&self.norm.forward(&part)?)?;
+            let nll = cross_entropy(&logits, targets, 1.0 / scored as f64)?;
+            loss += f64::from(nll.to_dtype(DType::F32)?.to_scalar::<f32>()?);
+            if let Some(gradients) = gradients.as_deref_mut() {
+                drop(logits);
+                let mut found = nll.backward()?;
+                match found.remove(&part) {
+                    Some(gradient) => parts.push(gradient),
+                    None => candle_core::bail!("the head drops gradients"),
+                }
+                gradients.add(&mut found)?;
+            }
+        }
+        if parts.is_empty() {
+            return Ok((loss, None));
+        }
+        Ok((loss, Some(Tensor::cat(&parts, 1)?.reshape(x.shape())?)))
+    }
+}
+
+/// Sums of gradients over the parts of a pass, in the order of the variables.
+struct Gradients<'a> {
+    vars: &'a [Var],
+    sums: Vec<Option<Tensor>>,
+}
+
+impl Gradients<'_> {
+    fn add(&mut self, found: &mut GradStore) -> Result<()> {
+        for (var, sum) in self.vars.iter().zip(&mut self.sums) {
+            if let Some(gradient) = found.remove(var.as_tensor()) {
+                *sum = Some(match sum.take() {
+                    Some(sum) => (sum + gradient)?,
+                    None => gradient,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The backward pass of `y` from its own gradient.
+fn backward(y: &Tensor, gradient: Tensor) -> Result<GradStore> {
+    if y.device().is_cpu() {
+        return y.apply_op1(Seed(gradient))?.backward();
+    }
+    (y * gradient)?.sum_all()?.backward()
+}
+
+/// A scalar whose gradient is a given one: `backward` begins with a one.
+struct Seed(Tensor);
+
+impl CustomOp1 for Seed {
+    fn name(&self) -> &'static str {
+        "seed"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok((CpuStorage::F32(vec![0.0]), Shape::from(())))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(self.0.clone()))
+    }
+}
+
+/// The tensor that a slice kernel makes in the shape of `like`.
+///
+/// # Safety
+/// `fill` writes every value.
+#[allow(unsafe_code)]
+unsafe fn made(like: &Shape, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Result<Tensor> {
+    // SAFETY: as the caller promises.
+    let values = unsafe { filled(like.elem_count(), fill) };
+    Tensor::from_vec(values, like, &Device::Cpu)
+}
+
+/// The values of a tensor that our kernels read.
+fn with<T>(x: &Tensor, work: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
+    let x = x.contiguous()?;
+    let (storage, layout) = x.storage_and_layout();
+    let candle_core::Storage::Cpu(storage) = &*storage else {
+        candle_core::bail!("a kernel for the CPU was given a tensor elsewhere")
+    };
+    work(slice(storage, layout)?)
+}
+
+/// Values that one task takes.
+const CHUNK: usize = 1 << 15;
+
+/// Sum in sixteen running parts: vector code, and less rounding than one part.
+#[inline(always)]
+fn sum(values: impl ExactSizeIterator<Item = f32>) -> f32 {
+    let mut sums = [0f32; 16];
+    let mut values = values;
+    while values.len() >= 16 {
+        for sum in &mut sums {
+            *sum += values.next().unwrap_or_default();
+        }
+    }
+    for value in values {
+        sums[0] += value;
+    }
+    sums.iter().sum()
+}

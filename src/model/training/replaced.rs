@@ -1,0 +1,144 @@
+//! A frozen projection with trained rows or columns in it.
+
+use candle_core::{CpuStorage, CustomOp2, Device, InplaceOp1, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::{
+    made,
+    projection::{ending, times},
+    with,
+};
+use crate::model::matrix::{Matrix, filled, multiply_add, slice};
+
+/// A frozen weight `[out, in]` in f32, some rows or columns of which are trained. Before every product the values are laid into the
+/// weight, so that one product computes all of it forward and one backward; only the gradient of the values is more.
+pub struct Replaced {
+    weight: Tensor,
+    indices: Vec<u32>,
+    along: usize,
+}
+
+impl Replaced {
+    pub fn new(weight: &Tensor, indices: &[u32], along: usize) -> Result<Self> {
+        // A copy of its own, since it is written to.
+        Ok(Self { weight: weight.copy()?.contiguous()?, indices: indices.to_vec(), along })
+    }
+}
+
+/// Lays values into a weight.
+struct Put<'a> {
+    indices: &'a [u32],
+    along: usize,
+    values: &'a [f32],
+}
+
+impl InplaceOp1 for Put<'_> {
+    fn name(&self) -> &'static str {
+        "put-rows"
+    }
+
+    fn cpu_fwd(&self, weight: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let (out, inner) = layout.shape().dims2()?;
+        let Some((start, end)) = layout.contiguous_offsets() else { candle_core::bail!("the weight has gaps") };
+        let CpuStorage::F32(weight) = weight else { candle_core::bail!("the weight is not f32") };
+        let weight = &mut weight[start..end];
+        if self.along == 0 {
+            for (row, values) in self.indices.iter().zip(self.values.chunks_exact(inner)) {
+                weight[*row as usize * inner..][..inner].copy_from_slice(values);
+            }
+        } else {
+            let rows = weight.chunks_exact_mut(inner).zip(self.values.chunks_exact(self.values.len() / out));
+            for (row, values) in rows {
+                for (column, value) in self.indices.iter().zip(values) {
+                    row[*column as usize] = *value;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Some columns of rows of `width` values, `[rows, columns]`.
+fn columns(x: &[f32], width: usize, indices: &[u32]) -> Vec<f32> {
+    x.chunks_exact(width).flat_map(|row| indices.iter().map(move |&column| row[column as usize])).collect()
+}
+
+/// `aᵀ b [m, n]` of `a [tokens, m]` and `b [tokens, n]`.
+fn across(a: &[f32], m: usize, b: &[f32], n: usize) -> Vec<f32> {
+    let tokens = a.len() / m;
+    let mut found = vec![0f32; m * n];
+    let rows = m.div_ceil(rayon::current_num_threads()).max(8);
+    found.par_chunks_mut(rows * n).enumerate().for_each(|(i, found)| {
+        let (count, first) = (found.len() / n, i * rows);
+        multiply_add(
+            [count, n, tokens],
+            (found, Matrix { offset: 0, rows: n, columns: 1 }),
+            (a, Matrix { offset: first, rows: 1, columns: m }),
+            (b, Matrix { offset: 0, rows: n, columns: 1 }),
+        );
+    });
+    found
+}
+
+impl CustomOp2 for Replaced {
+    fn name(&self) -> &'static str {
+        "projection-with-trained-rows"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        layout: &Layout,
+        values: &CpuStorage,
+        values_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (out, inner) = self.weight.dims2()?;
+        let values = slice(values, values_layout)?;
+        self.weight.inplace_op1(&Put { indices: &self.indices, along: self.along, values })?;
+        if layout.dims().last() != Some(&inner) {
+            candle_core::bail!("a projection of width {inner} was given vectors of {:?}", layout.shape());
+        }
+        let x = slice(x, layout)?;
+        let y = with(&self.weight, |weight| {
+            // SAFETY: a product writes every value.
+            #[allow(unsafe_code)]
+            Ok(unsafe { filled(x.len() / inner * out, |y| times(x, weight, out, inner, false, y)) })
+        })?;
+        Ok((CpuStorage::F32(y), ending(layout.shape(), out)))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        values: &Tensor,
+        _: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (out, inner) = self.weight.dims2()?;
+        let count = self.indices.len();
+        let gradient = gradient.contiguous()?;
+        let own = with(&gradient, |gradient| {
+            with(x, |x| {
+                Ok(if self.along == 0 {
+                    across(&columns(gradient, out, &self.indices), count, x, inner)
+                } else {
+                    across(gradient, out, &columns(x, inner, &self.indices), count)
+                })
+            })
+        })?;
+        let own = Tensor::from_vec(own, values.shape(), &Device::Cpu)?;
+        if !x.track_op() {
+            return Ok((None, Some(own)));
+        }
+        let back = with(&gradient, |gradient| {
+            with(&self.weight, |weight| {
+                // SAFETY: a product writes every value.
+                #[allow(unsafe_code)]
+                unsafe {
+                    made(x.shape(), |y| times(gradient, weight, out, inner, true, y))
+                }
+            })
+        })?;
+        Ok((Some(back), Some(own)))
+    }
+}

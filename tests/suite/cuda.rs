@@ -1,0 +1,223 @@
+//! An NVIDIA GPU against the CPU. Only where there is one: `cargo test --release --features cuda --test suite -- --ignored cuda::`.
+
+use std::path::{Path as FilePath, PathBuf};
+
+use candle_core::{DType, Device, Tensor, Var};
+use neuroglot::{
+    checkpoint::Checkpoint,
+    model::{
+        Activations, Cache, Decoder, Path, Tally, UNSCORED, Unobserved,
+        device::{DeviceChoice, free_memory},
+        family,
+    },
+    profile::in_batches,
+    tokens::Window,
+};
+
+use crate::{
+    families,
+    tensors::{counts_agree, fixture, floats, ids, tally},
+};
+
+fn gpu() -> Device {
+    DeviceChoice::Cuda(0).open().unwrap_or_else(|error| panic!("{error}")).device
+}
+
+fn load(folder: &FilePath, dtype: DType, device: &Device) -> Decoder {
+    Decoder::load(&Checkpoint::open(folder).unwrap(), dtype, device, Path::Inference).unwrap()
+}
+
+fn demo() -> PathBuf {
+    FilePath::new(env!("CARGO_MANIFEST_DIR")).join("atlas/demo/model")
+}
+
+/// ‖a − b‖ / ‖b‖.
+fn apart(a: &Tensor, b: &Tensor) -> f64 {
+    let (a, b) = (floats(&a.to_device(&Device::Cpu).unwrap()), floats(&b.to_device(&Device::Cpu).unwrap()));
+    assert_eq!(a.len(), b.len());
+    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
+    square(&mut a.iter().zip(&b).map(|(a, b)| a - b)) / square(&mut b.iter().copied())
+}
+
+/// Windows of a length, of ids that the reference has.
+fn longer(reference: &Tensor, windows: usize, seq: usize) -> Tensor {
+    let known: Vec<u32> = ids(reference).flatten_all().unwrap().to_vec1().unwrap();
+    let long = (0..windows * seq).map(|i| known[(i * 7 + i / known.len()) % known.len()]).collect();
+    Tensor::from_vec(long, (windows, seq), &Device::Cpu).unwrap()
+}
+
+/// The share of signs that are another.
+fn moved(a: &[u64], b: &[u64], tokens: usize) -> f64 {
+    let moved: u64 = a.iter().zip(b).map(|(a, b)| a.abs_diff(*b)).sum();
+    moved as f64 / (tokens * a.len()) as f64
+}
+
+fn count(decoder: &Decoder, ids: &Tensor) -> Tally {
+    let there = ids.to_device(decoder.device()).unwrap();
+    let mut tally = tally(decoder, ids, |tally| decoder.observe(&there, tally).unwrap());
+    tally.settle().unwrap();
+    tally
+}
+
+/// Runs a check on every checkpoint and reports all that fail.
+fn walk(check: impl Fn(&FilePath) -> Result<(), String>) {
+    let name = |folder: &FilePath| folder.file_name().unwrap().to_string_lossy().into_owned();
+    let folders = families::checkpoints();
+    let failures: Vec<_> =
+        folders.iter().filter_map(|f| check(f).err().map(|why| format!("{}: {why}", name(f)))).collect();
+    assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+}
+
+fn within(what: &str, found: f64, tolerance: f64) -> Result<(), String> {
+    eprintln!("  {what}: {found:.2e}");
+    if found <= tolerance { Ok(()) } else { Err(format!("{what}: {found:.2e}, more than {tolerance:.0e}")) }
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn every_family_is_on_the_gpu_what_it_is_on_the_cpu() {
+    let gpu = gpu();
+    walk(|folder| {
+        eprintln!("{}", folder.display());
+        let reference = fixture(&folder.join("reference.safetensors"));
+        let (cpu, wide) = (load(folder, DType::F32, &Device::Cpu), load(folder, DType::F32, &gpu));
+        let narrow = load(folder, DType::BF16, &gpu);
+        let own = ids(&reference["input_ids"]);
+        let near = &reference["gate_near_zero"];
+        counts_agree(&count(&wide, &own).active[0], &reference["gate_active"], near)?;
+        // More than one block of queries, a last one that is no whole word, and one window alone.
+        let known = cpu.spec().embedding.learned_positions.map_or(usize::MAX, |table| table.rows - table.offset);
+        for (windows, seq) in [(2, 300), (1, 131), (3, 8)] {
+            let seq = seq.min(known).min(cpu.spec().positions);
+            let ids = longer(&reference["input_ids"], windows, seq);
+            let there = ids.to_device(&gpu).unwrap();
+            let logits = |decoder: &Decoder, ids: &Tensor| decoder.logits(ids, &mut Unobserved).unwrap();
+            let wanted = logits(&cpu, &ids);
+            let name = |what| format!("{what}, {windows} × {seq}");
+            within(&name("logits in f32"), apart(&logits(&wide, &there), &wanted), 1e-4)?;
+            // A router that rounds sends tokens to other experts.
+            let routed = cpu.spec().ffn.is_routed();
+            let tolerance = if routed { 0.5 } else { 0.1 };
+            within(&name("logits in bf16"), apart(&logits(&narrow, &there), &wanted), tolerance)?;
+            let (here, wide, narrow) = (count(&cpu, &ids), count(&wide, &ids), count(&narrow, &ids));
+            let tokens = windows * seq;
+            within(&name("signs in f32"), moved(&wide.active[0], &here.active[0], tokens), 1e-4)?;
+            within(&name("signs in bf16"), moved(&narrow.active[0], &here.active[0], tokens), 0.05)?;
+            let sums = |tally: &Tally| Tensor::from_slice(&tally.sum_sq, tally.sum_sq.len(), &Device::Cpu).unwrap();
+            within(&name("squares in f32"), apart(&sums(&wide), &sums(&here)), 1e-4)?;
+            let max = |tally: &Tally| Tensor::from_slice(&tally.max, tally.max.len(), &Device::Cpu).unwrap();
+            let max = |tally: &Tally| max(tally).clamp(-1e30f32, 1e30).unwrap();
+            within(&name("maxima in f32"), apart(&max(&wide), &max(&here)), 1e-4)?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn folds_and_batches_are_counted_on_the_gpu_as_on_the_cpu() {
+    let (cpu, gpu) = (load(&demo(), DType::F32, &Device::Cpu), load(&demo(), DType::F32, &gpu()));
+    let context = 128;
+    let id = |i: usize| u32::try_from(i * 7919 % cpu.spec().vocabulary).unwrap();
+    let folds =
+        |window: usize| (0..context).map(move |i| u8::from((i + window) % 50 > 20) + u8::from(i > 100)).collect();
+    let window = |w: usize| Window { ids: (0..context).map(|i| id(w * context + i)).collect(), folds: folds(w) };
+    let windows: Vec<Window> = (0..11).map(window).collect();
+    let run = |decoder: &Decoder, mut room: usize| {
+        let mut tally = Tally::new(decoder.spec().ffn, 3);
+        in_batches(&windows, &mut room, &mut tally, &mut |windows, tally| {
+            let ids: Vec<u32> = windows.iter().flat_map(|window| window.ids.clone()).collect();
+            decoder.observe(&Tensor::from_vec(ids, (windows.len(), context), decoder.device())?, tally)
+        })
+        .unwrap();
+        tally.settle().unwrap();
+        tally
+    };
+    let (here, there, apart) = (run(&cpu, 4), run(&gpu, 4), run(&gpu, 3));
+    for fold in 0..3 {
+        let share = moved(&here.active[fold], &there.active[fold], 11 * context);
+        assert!(share < 1e-4, "fold {fold}: {share}");
+        let share = moved(&apart.active[fold], &there.active[fold], 11 * context);
+        assert!(share < 1e-4, "fold {fold} in other batches: {share}");
+    }
+    for ((a, b), what) in [(&here.sum, &there.sum), (&here.sum_sq, &there.sum_sq)].into_iter().zip(["sum", "squares"]) {
+        for (a, b) in a.iter().zip(b) {
+            assert!((a - b).abs() < 1e-3 * (1.0 + a.abs()), "{what}: {a} here, {b} there");
+        }
+    }
+    let again = run(&gpu, 4);
+    assert!((&again.active, &again.sum, &again.sum_sq) == (&there.active, &there.sum, &there.sum_sq), "not repeatable");
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn rows_are_extended_on_the_gpu_as_on_the_cpu() {
+    let (cpu, gpu) = (load(&demo(), DType::F32, &Device::Cpu), load(&demo(), DType::F32, &gpu()));
+    let rows: [Vec<u32>; 2] = [(5..40).collect(), (90..110).collect()];
+    let run = |decoder: &Decoder| {
+        let mut cache = Cache::new(2);
+        let first: Vec<&[u32]> = rows.iter().map(|row| &row[..15]).collect();
+        decoder.extend(&mut cache, &first).unwrap();
+        let rest: Vec<&[u32]> = rows.iter().map(|row| &row[15..20]).collect();
+        decoder.extend(&mut cache, &rest).unwrap()
+    };
+    let difference = apart(&run(&gpu), &run(&cpu));
+    assert!(difference < 1e-4, "{difference}");
+}
+
+/// Loss of two windows and its gradients for all weights, by their names.
+fn gradients(folder: &FilePath, device: &Device, activations: Activations) -> (f64, Vec<(String, Option<Tensor>)>) {
+    let checkpoint = Checkpoint::open(folder).unwrap();
+    let architecture = family::read(&checkpoint).unwrap();
+    let (mut names, mut variables) = (Vec::new(), Vec::new());
+    let weight = |name: &str| {
+        let variable = Var::from_tensor(&checkpoint.tensor(name, DType::F32, device)?)?;
+        names.push(name.to_owned());
+        variables.push(variable.clone());
+        Ok(variable.as_tensor().clone())
+    };
+    let decoder = Decoder::trained(&architecture, weight, |_, _| Ok(None)).unwrap();
+    let ids: Vec<u32> = (0..140).map(|i| (i * 31 + 7) % decoder.spec().vocabulary as u32).collect();
+    let targets: Vec<u32> = ids.iter().map(|id| if id % 5 == 0 { UNSCORED } else { id / 2 }).collect();
+    let ids = Tensor::from_vec(ids, (2, 70), device).unwrap();
+    let (loss, found) = decoder.gradients(&ids, &targets, &variables, activations).unwrap();
+    (loss, names.into_iter().zip(found).collect())
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn gradients_on_the_gpu_are_those_of_the_cpu() {
+    let gpu = gpu();
+    for folder in [demo(), FilePath::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/families/gemma2")] {
+        let (loss, wanted) = gradients(&folder, &Device::Cpu, Activations::Kept);
+        for activations in [Activations::Kept, Activations::Recomputed] {
+            let (found_loss, found) = gradients(&folder, &gpu, activations);
+            assert!((loss - found_loss).abs() < 1e-4 * loss, "{loss} here, {found_loss} there");
+            assert!(!wanted.is_empty() && wanted.len() == found.len());
+            for ((name, wanted), (_, found)) in wanted.iter().zip(&found) {
+                let (Some(wanted), Some(found)) = (wanted, found) else { panic!("{name} has no gradient") };
+                let difference = apart(found, wanted);
+                assert!(difference < 1e-3, "{}, {name}: {difference}", folder.display());
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn a_gpu_says_how_much_memory_is_free_and_when_there_is_too_little() {
+    let gpu = gpu();
+    let before = free_memory(&gpu).unwrap();
+    assert!(before > 1 << 30, "{before}");
+    let held = Tensor::zeros(1 << 28, DType::U8, &gpu).unwrap();
+    let during = free_memory(&gpu).unwrap();
+    assert!(during + (1 << 27) < before, "{during} with a quarter of a GB held, {before} without");
+    drop(held);
+    gpu.synchronize().unwrap();
+    // What is kept for this program counts as free.
+    assert!(free_memory(&gpu).unwrap() + (1 << 26) > before);
+    let refused = Tensor::zeros(1usize << 42, DType::U8, &gpu).unwrap_err();
+    assert!(neuroglot::model::device::is_out_of_memory(&refused), "{refused}");
+    let number = DeviceChoice::Cuda(77).open().err().expect("there are no 78 GPUs");
+    assert!(number.to_string().contains("--device cuda:77") && number.to_string().contains("nvidia-smi"), "{number}");
+}
