@@ -30,7 +30,7 @@ pub struct Cost {
 }
 
 /// Values of a layer that are kept per token for the backward pass, in widths of the residual stream, of queries, of keys and of the FFN;
-/// as the kernels of `model/training.rs` keep them.
+/// at most, as the kernels of `model/training/` keep them: a frozen or replaced down projection keeps no product of activation and up.
 const KEPT: [usize; 4] = [5, 3, 3, 3];
 /// Logits of 256 tokens, their gradient and the sum of gradients.
 const LOGITS: usize = 256 * 3;
