@@ -486,7 +486,8 @@ fn header(path: &Path) -> Result<(Metadata, u64), AdaptError> {
     }
     let mut json = vec![0; usize::try_from(size).expect("bounded above")];
     file.read_exact(&mut json).map_err(unreadable)?;
-    let metadata: Metadata = serde_json::from_slice(&json).map_err(|error| broken(error.to_string()))?;
+    let metadata: Metadata = serde_json::from_slice(&json)
+        .map_err(|error| broken(format!("is no safetensors file: its header cannot be read ({error})")))?;
     let end = metadata.tensors().values().map(|info| info.data_offsets.1 as u64).max().unwrap_or_default();
     if end + size + 8 > length {
         return Err(broken(format!("is cut short: it has {length} bytes and its header asks for {}", end + size + 8)));

@@ -120,8 +120,8 @@ impl RunFolder {
     pub fn begin(path: &Path, head: RunHead) -> Result<Self, AdaptError> {
         let file = path.join(HEAD);
         if file.is_file() {
-            let bytes = std::fs::read(&file).map_err(|error| AdaptError::broken(&file, error))?;
-            let found: RunHead = serde_json::from_slice(&bytes).map_err(|error| AdaptError::broken(&file, error))?;
+            let bytes = std::fs::read(&file).map_err(|error| damaged(&file, error))?;
+            let found: RunHead = serde_json::from_slice(&bytes).map_err(|error| damaged(&file, error))?;
             if found.run != head.run {
                 if path.join(STATE).is_file() || path.join(BEST).is_file() {
                     let mut what = differences(&found.parameters, &head.parameters);
@@ -158,6 +158,10 @@ impl RunFolder {
         let path = self.file(METRICS);
         let failed = |source| OutputError { path: path.clone(), source };
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        let there = file.metadata().map_err(failed)?.len();
+        if there < progress.metrics {
+            return Err(damaged(&path, format!("it has {there} bytes, the state knows of {}", progress.metrics)));
+        }
         // What a killed process wrote behind its last state is written again by the same steps.
         file.set_len(progress.metrics).map_err(failed)?;
         drop(file);
@@ -181,10 +185,8 @@ impl RunFolder {
     pub fn read_metrics(&self) -> Result<Vec<Metric>, AdaptError> {
         let path = self.file(METRICS);
         let mut text = String::new();
-        File::open(&path)
-            .and_then(|mut file| file.read_to_string(&mut text))
-            .map_err(|error| AdaptError::broken(&path, format!("cannot be read: {error}")))?;
-        text.lines().map(|line| serde_json::from_str(line).map_err(|error| AdaptError::broken(&path, error))).collect()
+        File::open(&path).and_then(|mut file| file.read_to_string(&mut text)).map_err(|error| damaged(&path, error))?;
+        text.lines().map(|line| serde_json::from_str(line).map_err(|error| damaged(&path, error))).collect()
     }
 
     /// How far the run is, without its values.
@@ -196,7 +198,7 @@ impl RunFolder {
         if !path.is_file() {
             return Ok(Progress::default());
         }
-        let bytes = std::fs::read(&path).map_err(|error| AdaptError::broken(&path, error))?;
+        let bytes = std::fs::read(&path).map_err(|error| damaged(&path, error))?;
         progress(&path, &bytes)
     }
 
@@ -206,8 +208,8 @@ impl RunFolder {
         if !path.is_file() {
             return Ok(None);
         }
-        let bytes = std::fs::read(&path).map_err(|error| AdaptError::broken(&path, error))?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|error| AdaptError::broken(&path, error))?;
+        let bytes = std::fs::read(&path).map_err(|error| damaged(&path, error))?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|error| damaged(&path, error))?;
         let mut moments = Vec::with_capacity(parameters.len());
         for parameter in parameters {
             let part = |kind: &str| floats(&path, &file, &format!("{kind}.{}", parameter.name), parameter);
@@ -220,8 +222,8 @@ impl RunFolder {
     /// Sets parameters to the values of the best validation.
     pub(super) fn take_best(&self, parameters: &[Parameter]) -> Result<(), AdaptError> {
         let path = self.file(BEST);
-        let bytes = std::fs::read(&path).map_err(|error| AdaptError::broken(&path, error))?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|error| AdaptError::broken(&path, error))?;
+        let bytes = std::fs::read(&path).map_err(|error| damaged(&path, error))?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|error| damaged(&path, error))?;
         for parameter in parameters {
             parameter.var.set(&floats(&path, &file, &format!("value.{}", parameter.name), parameter)?)?;
         }
@@ -251,8 +253,14 @@ impl RunFolder {
     }
 }
 
+/// A file of a run that was damaged by other hands: our own writing leaves it whole or not there.
+fn damaged(path: &Path, problem: impl std::fmt::Display) -> AdaptError {
+    let way_out = "put it back, or remove the run's folder, and the same command begins anew";
+    AdaptError::broken(path, format!("is damaged ({problem}); {way_out}"))
+}
+
 fn progress(path: &Path, bytes: &[u8]) -> Result<Progress, AdaptError> {
-    let broken = |problem: String| AdaptError::broken(path, problem);
+    let broken = |problem: String| damaged(path, problem);
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| broken(error.to_string()))?;
     let said = header.metadata().clone().unwrap_or_default();
     let text = said.get("progress").ok_or_else(|| broken("does not say how far the run is".to_owned()))?;
@@ -260,11 +268,11 @@ fn progress(path: &Path, bytes: &[u8]) -> Result<Progress, AdaptError> {
 }
 
 fn floats(path: &Path, file: &SafeTensors, name: &str, like: &Parameter) -> Result<Tensor, AdaptError> {
-    let view = file.tensor(name).map_err(|error| AdaptError::broken(path, error))?;
+    let view = file.tensor(name).map_err(|error| damaged(path, error))?;
     if view.dtype() != Dtype::F32 || view.shape() != like.var.dims() {
         let problem =
             format!("tensor `{name}` is {:?} {:?}, but {:?} is wanted", view.dtype(), view.shape(), like.var.dims());
-        return Err(AdaptError::broken(path, problem));
+        return Err(damaged(path, problem));
     }
     let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect::<Vec<_>>();
     Ok(Tensor::from_vec(values, view.shape(), like.var.device())?)

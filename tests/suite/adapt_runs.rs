@@ -334,6 +334,7 @@ fn a_damaged_delta_is_refused() {
         (whole[..whole.len() - 4].to_vec(), "cut short"),
         (whole[..20].to_vec(), "is no whole safetensors file"),
         (Vec::new(), "too short"),
+        (vec![0; 64], "is no safetensors file: its header cannot be read"),
         (with("neuroglot.delta", "neuroglot.dalte"), "is of format"),
         (with("\"layers.0.mlp.gate\"", "\"layers.9.mlp.gate\""), "without `layers.9.mlp.neurons`"),
         (with("\"layers.0.mlp.gate\"", "\"layers.0.mlp.goat\""), "does not know"),
@@ -345,6 +346,29 @@ fn a_damaged_delta_is_refused() {
         assert!(said.stderr.contains(wanted), "{wanted}: {}", said.stderr);
         assert!(!sandbox.path("applied").exists());
     }
+}
+
+#[test]
+fn a_damaged_run_says_which_file_and_is_not_continued() {
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("run");
+    let mut run = adapt(&out, &[]).spawn().unwrap();
+    wait_for(&mut run, &out, 10);
+    run.kill().unwrap();
+    run.wait().unwrap();
+    for (name, left) in [("state.safetensors", 0), ("state.safetensors", 900), ("metrics.jsonl", 0), ("run.json", 7)] {
+        let file = out.join(name);
+        let whole = fs::read(&file).unwrap();
+        fs::write(&file, &whole[..left]).unwrap();
+        let ended = adapt(&out, &[]).stderr(Stdio::piped()).output().unwrap();
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(1), "{name}: {said}");
+        assert!(said.contains(&format!("{}: is damaged (", file.display())), "{said}");
+        assert!(said.contains("put it back, or remove the run's folder"), "{said}");
+        assert_eq!(fs::read(&file).unwrap(), whole[..left], "{name} was written to");
+        fs::write(&file, whole).unwrap();
+    }
+    assert!(adapt(&out, &[]).status().unwrap().success());
 }
 
 /// Logits of a checkpoint by transformers, with an adapter by PEFT.
