@@ -3,7 +3,7 @@
 # tokens: the rate of a method is the one of several at which seed 1 loses least on held-out documents, and three seeds run at that rate. Then
 # bits per byte on text that the model has never seen, in the language and in others.
 # The neurons are those of a selection so large that a language has as large a share of the weights as the paper's languages have (0.2 to 0.9 %).
-# Takes an hour or two; interrupted, the same command continues.
+# Takes two hours; interrupted, the same command continues. Prints the table at its end.
 # usage: NEUROGLOT_SHARED=DIR adapt_demo.sh NEUROGLOT OUT [TOKENS [TOP_RATE]]
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n 8p "$0" >&2; exit 2; }
@@ -31,6 +31,11 @@ rates() {
         *) echo 1e-4,3e-4,1e-3 ;;
     esac
 }
+evaluate() {
+    "$neuroglot" --quiet evaluate --model "$demo/model" --model-id neuroglot/demo-2.7m --task perplexity --corpus "dir:$out/text/flores200-heldout" \
+        --document line --languages mlt,isl,kat,eng,deu,ita,dan,heb "$@" >/dev/null
+}
+[ -f "$out/base.json" ] || evaluate --out "$out/base.json"
 for language in mlt_Latn isl_Latn kat_Geor; do
     for method in subnetwork random lora ia3 last-layers ffn full; do
         [ ! -f "$out/$language/best-$method" ] || continue
@@ -43,11 +48,10 @@ print(f"{float(mantissa):g}e{int(exponent)}")' "$out/$language/sweep.json")
         adapt "methods=$method" seeds=1,2,3 "rates=$best"
         for seed in 1 2 3; do
             run=$out/$language/$method-lr$best-seed$seed
-            [ -f "$run/evaluation.json" ] || "$neuroglot" --quiet evaluate --model "$demo/model" --model-id neuroglot/demo-2.7m --delta "$run" --base \
-                --task perplexity --corpus "dir:$out/text/flores200-heldout" --document line --languages mlt,isl,kat,eng,deu,ita,dan,heb \
-                --out "$run/evaluation.json" >/dev/null
+            [ -f "$run/evaluation.json" ] || evaluate --delta "$run" --out "$run/evaluation.json"
         done
         echo "$best" >"$out/$language/best-$method"
         echo "$(date +%T) $language $method: $best"
     done
 done
+python3 "$root/tests/bench/adapt_table.py" "$out"
