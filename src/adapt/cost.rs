@@ -30,8 +30,8 @@ pub struct Cost {
 }
 
 /// Values of a layer that are kept per token for the backward pass, in widths of the residual stream, of queries, of keys and of the FFN;
-/// at most, as the kernels of `model/training/` keep them: a frozen or replaced down projection keeps no product of activation and up.
-const KEPT: [usize; 4] = [5, 3, 3, 3];
+/// as the kernels of `model/training/` keep them.
+const KEPT: [usize; 4] = [5, 3, 3, 2];
 /// Logits of 256 tokens, their gradient and the sum of gradients.
 const LOGITS: usize = 256 * 3;
 
@@ -80,7 +80,9 @@ pub fn cost(
         }
     }
     let trained = per_layer.iter().sum::<u64>() + outside;
-    let kept = KEPT[0] * hidden + KEPT[1] * queries + KEPT[2] * keys + KEPT[3] * width;
+    // Where whole neurons train, the product of activation and up projection is made again.
+    let product = if adaptation.neurons().is_some() { 0 } else { width };
+    let kept = product + KEPT[0] * hidden + KEPT[1] * queries + KEPT[2] * keys + KEPT[3] * width;
     let tokens = batch * context;
     let layers = spec.ffn.layers;
     let values = match activations {
@@ -97,7 +99,7 @@ pub fn cost(
         steps,
         tokens: steps * (tokens * accumulate) as u64,
         weight_bytes: architecture.parameters() * bytes,
-        trained_bytes: trained * 4 * 5,
+        trained_bytes: trained * 4 * 4,
         activation_bytes: ((values + LOGITS * spec.vocabulary) * 4) as u64,
     }
 }
