@@ -1,9 +1,11 @@
 //! AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), the clipping of gradients, and schedules of the learning rate: every operation in
 //! the order in which PyTorch does it.
 
-use candle_core::{CpuStorage, DType, Device, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var};
+use candle_core::{CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+
+use crate::model::matrix::{slice, slice_mut};
 
 /// What weight decay pulls towards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -143,7 +145,9 @@ pub fn norm(gradients: &[Tensor]) -> Result<f64> {
         }
         let gradient = gradient.contiguous()?;
         let (storage, layout) = gradient.storage_and_layout();
-        let candle_core::Storage::Cpu(storage) = &*storage else { candle_core::bail!("the gradient is on the CPU") };
+        let candle_core::Storage::Cpu(storage) = &*storage else {
+            candle_core::bail!("the gradient is not on the CPU")
+        };
         let parts = slice(storage, layout)?.par_chunks(CHUNK);
         // Added in the order of the parts, so that the sum is the same whatever the number of threads.
         let sums = parts.map(|part| part.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>());
@@ -157,18 +161,6 @@ pub fn norm(gradients: &[Tensor]) -> Result<f64> {
 #[allow(clippy::cast_possible_truncation)]
 pub fn clip(norm: f64, largest: f64) -> f32 {
     ((largest / (norm + 1e-6)) as f32).min(1.0)
-}
-
-fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    let CpuStorage::F32(values) = storage else { candle_core::bail!("trained values are f32") };
-    let Some((start, end)) = layout.contiguous_offsets() else { candle_core::bail!("{:?} has gaps", layout.shape()) };
-    Ok(&values[start..end])
-}
-
-fn slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
-    let CpuStorage::F32(values) = storage else { candle_core::bail!("trained values are f32") };
-    let Some((start, end)) = layout.contiguous_offsets() else { candle_core::bail!("{:?} has gaps", layout.shape()) };
-    Ok(&mut values[start..end])
 }
 
 fn same_length(lengths: &[usize]) -> Result<()> {
@@ -289,9 +281,8 @@ impl InplaceOp3 for Update<'_> {
             });
             return Ok(());
         };
-        let base = base.to_device(&Device::Cpu)?.contiguous()?;
         let (storage, layout) = base.storage_and_layout();
-        let candle_core::Storage::Cpu(storage) = &*storage else { candle_core::bail!("the base was moved to the CPU") };
+        let candle_core::Storage::Cpu(storage) = &*storage else { candle_core::bail!("the base is not on the CPU") };
         let base = slice(storage, layout)?;
         same_length(&[mean.len(), base.len()])?;
         parts.zip(base.par_chunks(CHUNK)).for_each(|((value, (mean, square)), base)| {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(feature = "cuda")]
 use super::gpu::activation as gpu;
 use super::{
-    matrix::slice,
+    matrix::{slice, slice_mut},
     observer::{Observer, Tally},
     simd::{erf, exp, vectorised},
 };
@@ -187,9 +187,7 @@ impl candle_core::InplaceOp2 for GatedOp<'_> {
     fn cpu_fwd(&self, up: &mut CpuStorage, up_layout: &Layout, gate: &CpuStorage, gate_layout: &Layout) -> Result<()> {
         let (batch, seq, width) = gate_layout.shape().dims3()?;
         let gate = slice(gate, gate_layout)?;
-        let range = contiguous(up_layout)?;
-        let CpuStorage::F32(up) = up else { candle_core::bail!("the up projection is not f32") };
-        let up = &mut up[range];
+        let up = slice_mut(up, up_layout)?;
         let act = self.act;
         let mut tally = self.tally.borrow_mut();
         let Some(tally) = tally.as_deref_mut() else {
@@ -250,9 +248,7 @@ impl candle_core::InplaceOp1 for PlainOp<'_> {
 
     fn cpu_fwd(&self, gate: &mut CpuStorage, layout: &Layout) -> Result<()> {
         let (batch, seq, width) = layout.shape().dims3()?;
-        let range = contiguous(layout)?;
-        let CpuStorage::F32(gate) = gate else { candle_core::bail!("the gate is not f32") };
-        let gate = &mut gate[range];
+        let gate = slice_mut(gate, layout)?;
         let act = self.act;
         let mut tally = self.tally.borrow_mut();
         let Some(tally) = tally.as_deref_mut() else {
@@ -277,13 +273,6 @@ impl candle_core::InplaceOp1 for PlainOp<'_> {
         let mut tally = self.tally.borrow_mut();
         let tally = checked(tally.as_deref_mut(), layout)?;
         gpu::pass(self.act, self.layer, tally, (&*gate, layout), None, gpu::Output::OverGate)
-    }
-}
-
-fn contiguous(layout: &Layout) -> Result<Range<usize>> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(start..end),
-        None => candle_core::bail!("{:?} is not contiguous", layout.shape()),
     }
 }
 

@@ -106,7 +106,7 @@ fn on_gpu(query: &Tensor) -> bool {
     if flashes(query) {
         return false;
     }
-    super::gpu::attention::knows(query)
+    super::gpu::fits(query)
 }
 
 /// Whether FlashAttention knows such queries `[batch, seq, heads, dim]`.

@@ -6,7 +6,7 @@ use super::{
     Path,
     attention::{Attention, QueryKey, Scores, alibi_slopes},
     feed_forward::{FeedForward, Product},
-    norm::Norm,
+    norm::{Norm, normed},
     observer::Observer,
     patch::{Projection, Site},
     positions::Positions,
@@ -55,20 +55,19 @@ impl Layer {
 
     /// The residual stream behind the layer, `[batch, seq, hidden]`.
     pub fn forward(&self, x: Tensor, positions: &Positions, observer: &mut dyn Observer) -> Result<Tensor> {
-        let normed = normed(self.before_attention.as_ref(), &x)?;
+        let input = normed(self.before_attention.as_ref(), &x)?;
+        let mixed = self.mix(&input, positions)?;
         if self.parallel {
-            let mixed = self.mix(&normed, positions)?;
-            // Not `x` itself, which is written to before the feed-forward network reads.
-            debug_assert!(self.before_ffn.is_some() || self.before_attention.is_some());
-            let input = if self.before_ffn.is_some() { self.ffn_input(&x)? } else { normed };
-            return self.fed(self.attended(x, &mixed)?, &input, observer);
+            // Before attention is added to `x`, which is what `input` would be without a norm.
+            let input = if self.before_ffn.is_some() { self.ffn_input(&x)? } else { input };
+            let product = self.ffn.product(&input, self.number, observer)?;
+            return self.fed(self.attended(x, &mixed)?, product);
         }
-        let mixed = self.mix(&normed, positions)?;
-        drop(normed);
+        drop(input);
         let x = self.attended(x, &mixed)?;
         drop(mixed);
-        let input = self.ffn_input(&x)?;
-        self.fed(x, &input, observer)
+        let product = self.ffn.product(&self.ffn_input(&x)?, self.number, observer)?;
+        self.fed(x, product)
     }
 
     /// Only the gate, for an observer, and what it depends on.
@@ -92,9 +91,9 @@ impl Layer {
         add_projected(x, &self.attention.output, mixed, self.after_attention.as_ref(), self.path)
     }
 
-    /// The residual stream `x` behind the feed-forward network, which reads `input`.
-    fn fed(&self, x: Tensor, input: &Tensor, observer: &mut dyn Observer) -> Result<Tensor> {
-        match self.ffn.product(input, self.number, observer)? {
+    /// The residual stream behind the feed-forward network.
+    fn fed(&self, x: Tensor, product: Product) -> Result<Tensor> {
+        match product {
             Product::Hidden(h, down) => add_projected(x, down, &h, self.after_ffn.as_ref(), self.path),
             Product::Done(y) => add(x, &normed(self.after_ffn.as_ref(), &y)?, self.path),
         }
@@ -103,10 +102,6 @@ impl Layer {
     fn ffn_input(&self, x: &Tensor) -> Result<Tensor> {
         normed(self.before_ffn.as_ref(), x)
     }
-}
-
-fn normed(norm: Option<&Norm>, x: &Tensor) -> Result<Tensor> {
-    norm.map_or_else(|| Ok(x.clone()), |norm| norm.forward(x))
 }
 
 fn attention(weights: &mut Weights, layer: usize) -> Result<Attention> {

@@ -98,3 +98,12 @@ pub fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> 
         None => candle_core::bail!("{:?} is not contiguous", layout.shape()),
     }
 }
+
+/// The same, to be written to.
+pub fn slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+    let CpuStorage::F32(values) = storage else { candle_core::bail!("values of a kernel for the CPU are f32") };
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&mut values[start..end]),
+        None => candle_core::bail!("{:?} is not contiguous", layout.shape()),
+    }
+}

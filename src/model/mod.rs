@@ -20,7 +20,7 @@ mod head;
 mod layer;
 mod linear;
 pub mod loss;
-mod matrix;
+pub(crate) mod matrix;
 mod norm;
 mod observer;
 pub mod patch;

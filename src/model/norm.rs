@@ -22,6 +22,11 @@ pub struct Norm {
     frozen: Option<Arc<Box<dyn CustomOp1 + Send + Sync>>>,
 }
 
+/// `x` behind a norm that may not be there.
+pub fn normed(norm: Option<&Norm>, x: &Tensor) -> Result<Tensor> {
+    norm.map_or_else(|| Ok(x.clone()), |norm| norm.forward(x))
+}
+
 impl Norm {
     pub fn new(spec: NormSpec, weight: Tensor, bias: Option<Tensor>, path: Path) -> Result<Self> {
         let bias = beside(&weight, bias)?;

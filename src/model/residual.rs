@@ -3,7 +3,12 @@
 use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Tensor};
 use rayon::prelude::*;
 
-use super::{Path, linear::Linear, matrix::slice, norm::Norm};
+use super::{
+    Path,
+    linear::Linear,
+    matrix::{slice, slice_mut},
+    norm::{Norm, normed},
+};
 
 /// `x + y`; for inference on the CPU in place of `x`, whose values nobody else needs.
 pub fn add(x: Tensor, y: &Tensor, path: Path) -> Result<Tensor> {
@@ -21,8 +26,7 @@ pub fn add_projected(x: Tensor, projection: &Linear, h: &Tensor, norm: Option<&N
     if path == Path::Portable && norm.is_none() && projection.onto(&x, h)? {
         return Ok(x);
     }
-    let y = projection.forward(h)?;
-    add(x, &norm.map_or(Ok(y.clone()), |norm| norm.forward(&y))?, path)
+    add(x, &normed(norm, &projection.forward(h)?)?, path)
 }
 
 struct Add;
@@ -36,11 +40,7 @@ impl InplaceOp2 for Add {
     }
 
     fn cpu_fwd(&self, x: &mut CpuStorage, x_layout: &Layout, y: &CpuStorage, y_layout: &Layout) -> Result<()> {
-        let Some((start, end)) = x_layout.contiguous_offsets() else {
-            candle_core::bail!("the residual stream has gaps")
-        };
-        let CpuStorage::F32(x) = x else { candle_core::bail!("the residual stream is not f32") };
-        let (x, y) = (&mut x[start..end], slice(y, y_layout)?);
+        let (x, y) = (slice_mut(x, x_layout)?, slice(y, y_layout)?);
         x.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).for_each(|(x, y)| {
             for (x, y) in x.iter_mut().zip(y) {
                 *x += y;

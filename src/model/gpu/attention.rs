@@ -8,18 +8,13 @@ use candle_core::{
 };
 use half::bf16;
 
-use super::{ATTENTION, Number, WORD, fits, function, grid, number, only_on_gpus, pointer};
+use super::{ATTENTION, Number, WORD, function, grid, number, only_on_gpus, pointer};
 use crate::model::{attention::Scores, rope::Rotary};
 
 /// Queries of one block: enough for a product that fills a GPU, few enough that the keys that no query of it sees save something.
 const QUERIES: usize = 128;
 /// Scores that are held at once: half a GB in bf16.
 const SCORES: usize = 1 << 28;
-
-/// Whether there are kernels for these queries.
-pub fn knows(query: &Tensor) -> bool {
-    fits(query)
-}
 
 /// Causal attention of whole windows: query `[batch, seq, heads, dim]`, key and value `[batch, seq, kv_heads, dim]`, of which query and
 /// key are not turned yet, to `[batch, seq, heads, dim]`. Block of queries by block of queries; heads that share a key are multiplied

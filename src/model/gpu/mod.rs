@@ -47,7 +47,7 @@ const BLOCK: u32 = 256;
 const WORD: usize = 16;
 
 /// Whether the kernels read these values.
-fn fits(x: &Tensor) -> bool {
+pub fn fits(x: &Tensor) -> bool {
     x.device().is_cuda() && matches!(x.dtype(), DType::F32 | DType::BF16)
 }
 

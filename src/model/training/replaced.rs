@@ -8,7 +8,7 @@ use super::{
     projection::{ending, times},
     with,
 };
-use crate::model::matrix::{Matrix, filled, multiply_add, slice};
+use crate::model::matrix::{Matrix, filled, multiply_add, slice, slice_mut};
 
 /// A frozen weight `[out, in]` in f32, some rows or columns of which are trained. Before every product the values are laid into the
 /// weight, so that one product computes all of it forward and one backward; only the gradient of the values is more.
@@ -39,9 +39,7 @@ impl InplaceOp1 for Put<'_> {
 
     fn cpu_fwd(&self, weight: &mut CpuStorage, layout: &Layout) -> Result<()> {
         let (out, inner) = layout.shape().dims2()?;
-        let Some((start, end)) = layout.contiguous_offsets() else { candle_core::bail!("the weight has gaps") };
-        let CpuStorage::F32(weight) = weight else { candle_core::bail!("the weight is not f32") };
-        let weight = &mut weight[start..end];
+        let weight = slice_mut(weight, layout)?;
         if self.along == 0 {
             for (row, values) in self.indices.iter().zip(self.values.chunks_exact(inner)) {
                 weight[*row as usize * inner..][..inner].copy_from_slice(values);
