@@ -6,7 +6,7 @@ use candle_core::{DType, Result, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Adaptation, Choice, Method};
+use super::{Adaptation, Choice, Method, dropout::dropout};
 use crate::model::{Patch, Site};
 
 pub(super) const METHOD: Method = Method {
@@ -83,16 +83,7 @@ impl LowRank {
     fn dropped(&self, x: &Tensor) -> Result<Tensor> {
         let seed = *self.seed.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(seed) = seed.filter(|_| self.dropout > 0.0) else { return Ok(x.clone()) };
-        let mut rng = stream(seed, self.site, 1);
-        let (kept, limit) = (1.0 / (1.0 - self.dropout) as f32, (self.dropout * 65536.0).round() as u32);
-        let mut bits = 0;
-        let mask: Vec<f32> = (0..x.elem_count())
-            .map(|i| {
-                bits = if i % 2 == 0 { rng.next_u32() } else { bits >> 16 };
-                if bits & 0xffff < limit { 0.0 } else { kept }
-            })
-            .collect();
-        x * Tensor::from_vec(mask, x.shape(), x.device())?.to_dtype(x.dtype())?
+        dropout(x, self.dropout, stream(seed, self.site, 1).next_u64())
     }
 }
 
@@ -100,8 +91,8 @@ impl Patch for LowRank {
     fn apply(&self, x: &Tensor, y: Tensor) -> Result<Tensor> {
         let (batch, seq, width) = x.dims3()?;
         let x = self.dropped(x)?.reshape((batch * seq, width))?;
-        let low = x.matmul(&self.a.to_dtype(x.dtype())?.t()?)?;
-        let high = (low.matmul(&self.b.to_dtype(x.dtype())?.t()?)? * self.scale)?;
+        let low = (x.matmul(&self.a.to_dtype(x.dtype())?.t()?)? * self.scale)?;
+        let high = low.matmul(&self.b.to_dtype(x.dtype())?.t()?)?;
         y + high.reshape((batch, seq, ()))?
     }
 

@@ -11,6 +11,7 @@ mod apply;
 mod changes;
 mod cost;
 mod delta;
+mod dropout;
 mod ffn;
 mod full;
 mod ia3;
@@ -36,6 +37,7 @@ pub use self::{
     changes::{Change, changes},
     cost::{Cost, cost},
     delta::{Delta, DeltaHead, write as write_delta},
+    dropout::dropout,
     mask::{AtlasMask, read as read_mask},
     optimiser::{AdamW, DecayTo, Moments, Schedule, clip, norm},
     report::{Page, page},

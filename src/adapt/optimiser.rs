@@ -99,6 +99,14 @@ impl AdamW {
             eps: self.eps as f32,
             size: (rate / first) as f32,
         };
+        #[cfg(feature = "cuda")]
+        if value.device().is_cuda() {
+            use crate::model::gpu::training::Step;
+            let (Mean { mix, .. }, Square { beta2, rest, .. }) = (mean, square);
+            let Update { keep, pull, base, root, eps, size } = update;
+            let step = Step { factor, mix, beta2, rest, keep, pull, root, eps, size };
+            return step.take(value, [&moments.mean, &moments.square], gradient, base);
+        }
         if !value.device().is_cpu() {
             moments.mean = mean.of(&moments.mean, gradient)?;
             moments.square = square.of(&moments.square, gradient)?;
@@ -139,10 +147,13 @@ const CHUNK: usize = 1 << 15;
 /// # Errors
 /// When the device fails.
 pub fn norm(gradients: &[Tensor]) -> Result<f64> {
+    if gradients.iter().any(|gradient| !gradient.device().is_cpu()) {
+        // Read together, since reading waits for the device.
+        let squares = gradients.iter().map(|gradient| gradient.sqr()?.sum_all()).collect::<Result<Vec<_>>>()?;
+        let squares = Tensor::stack(&squares, 0)?.to_vec1::<f32>()?;
+        return Ok(squares.into_iter().map(f64::from).sum::<f64>().sqrt());
+    }
     let square = |gradient: &Tensor| -> Result<f64> {
-        if !gradient.device().is_cpu() {
-            return Ok(f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?));
-        }
         let gradient = gradient.contiguous()?;
         let (storage, layout) = gradient.storage_and_layout();
         let candle_core::Storage::Cpu(storage) = &*storage else {

@@ -1,6 +1,6 @@
 //! Causal self-attention with grouped heads.
 
-use std::mem::MaybeUninit;
+use std::{mem::MaybeUninit, sync::Arc};
 
 use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -14,7 +14,7 @@ use super::{
     positions::Positions,
     rope::Rotary,
     simd::{exp, max, sum, vectorised},
-    training::{CausalGradient, has_kernels},
+    training::{CausalGradient, forget, has_kernels},
 };
 
 /// The four projections around scaled dot-product attention (Vaswani et al. 2017, arXiv 1706.03762).
@@ -53,8 +53,13 @@ pub struct Scores {
 }
 
 impl Attention {
+    /// Whether the backward pass asks for the values of what queries, keys and values are made of.
+    pub fn reads_input(&self) -> bool {
+        [&self.query, &self.key, &self.value].iter().any(|projection| projection.reads_input())
+    }
+
     /// What the output projection is given: `[batch, seq, hidden]` to `[batch, seq, heads · head_dim]`.
-    pub fn mix(&self, x: &Tensor, rotary: Option<&Rotary>, positions: &Positions, path: Path) -> Result<Tensor> {
+    pub fn mix(&self, x: &Tensor, rotary: Option<&Arc<Rotary>>, positions: &Positions, path: Path) -> Result<Tensor> {
         let (batch, seq, _) = x.dims3()?;
         let split = |y: Tensor, heads: usize| y.reshape((batch, seq, heads, self.head_dim));
         let (mut query, mut key) = (self.query.forward(x)?, self.key.forward(x)?);
@@ -69,12 +74,29 @@ impl Attention {
         }
         let value = split(self.value.forward(x)?, self.kv_heads)?;
         #[cfg(feature = "cuda")]
-        if path == Path::Portable && positions.past.is_none() && on_gpu(&query) {
-            let mixed = super::gpu::attention::attend(&self.scores, rotary, &query, &key, &value)?;
-            return mixed.reshape((batch, seq, ()));
+        if positions.past.is_none() {
+            use super::gpu::{
+                attention::{Attend, attend},
+                fits,
+            };
+            let mixed = match path {
+                Path::Portable if on_gpu(&query) => {
+                    Some(attend(&self.scores, rotary.map(|rotary| &**rotary), &query, &key, &value)?)
+                }
+                Path::Training if fits(&query) => Some(Attend::over(&self.scores, rotary, &query, &key, &value)?),
+                _ => None,
+            };
+            if let Some(mixed) = mixed {
+                return mixed.reshape((batch, seq, ()));
+            }
         }
         if let Some(rotary) = rotary {
-            (query, key) = (rotary.turn(&query, path)?, rotary.turn(&key, path)?);
+            let still = (query, key);
+            (query, key) = (rotary.turn(&still.0, path)?, rotary.turn(&still.1, path)?);
+            if path == Path::Training {
+                forget(&still.0)?;
+                forget(&still.1)?;
+            }
         }
         // [batch, seq, heads, head_dim]
         let mixed = match path {

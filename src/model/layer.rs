@@ -12,6 +12,7 @@ use super::{
     positions::Positions,
     residual::{add, add_projected},
     spec::QueryKeyNorm,
+    training::forget,
     weights::Weights,
 };
 
@@ -63,6 +64,9 @@ impl Layer {
             let product = self.ffn.product(&input, self.number, observer)?;
             return self.fed(self.attended(x, &mixed)?, product);
         }
+        if self.path == Path::Training && self.before_attention.is_some() && !self.attention.reads_input() {
+            forget(&input)?;
+        }
         drop(input);
         let x = self.attended(x, &mixed)?;
         drop(mixed);
@@ -88,7 +92,11 @@ impl Layer {
 
     /// The residual stream behind attention.
     fn attended(&self, x: Tensor, mixed: &Tensor) -> Result<Tensor> {
-        add_projected(x, &self.attention.output, mixed, self.after_attention.as_ref(), self.path)
+        let x = add_projected(x, &self.attention.output, mixed, self.after_attention.as_ref(), self.path)?;
+        if self.path == Path::Training && !self.attention.output.reads_input() {
+            forget(mixed)?;
+        }
+        Ok(x)
     }
 
     /// The residual stream behind the feed-forward network.

@@ -2,7 +2,7 @@
 
 use std::{mem::MaybeUninit, sync::Arc};
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::{
@@ -34,7 +34,7 @@ enum Weight {
     /// Behind which only the input has a gradient.
     Frozen(Arc<Box<dyn CustomOp1 + Send + Sync>>),
     /// The same, but for rows or columns that lie in it and have a gradient.
-    Replaced(Arc<Box<dyn CustomOp2 + Send + Sync>>, Tensor),
+    Replaced(Replaced, Tensor),
     /// Has a gradient itself: the tensor as the checkpoint holds it, of which the projection is a part.
     Trained(Tensor, Cut),
 }
@@ -60,7 +60,7 @@ impl Linear {
             Weight::Trained(weight.clone(), cut)
         } else if let Some((indices, along, values)) = replaced {
             let op = Replaced::new(&cut.of(weight)?, indices, along)?;
-            let layout = Weight::Replaced(Arc::new(Box::new(op)), values.as_tensor().clone());
+            let layout = Weight::Replaced(op, values.as_tensor().clone());
             let bias = beside(weight, bias)?.map(|bias| cut.of_bias(&bias)).transpose()?;
             return Ok(Self { weight: layout, bias: bias.map(Bias::Own), patch: None });
         } else {
@@ -86,6 +86,11 @@ impl Linear {
     /// Whether it rounds its factors to bf16 and gives f32.
     pub fn rounds(&self) -> bool {
         matches!(self.weight, Weight::Halves(_))
+    }
+
+    /// Whether the backward pass asks for the values of the input.
+    pub fn reads_input(&self) -> bool {
+        self.patch.is_some() || !matches!(self.weight, Weight::Frozen(_))
     }
 
     /// `[batch, seq, in]` to `[batch, seq, out]`.
@@ -119,7 +124,7 @@ impl Linear {
             return self.biased(x.contiguous()?.apply_op1_arc(frozen.clone())?);
         }
         if let Weight::Replaced(op, values) = &self.weight {
-            return self.biased(x.contiguous()?.apply_op2_arc(values, op.clone())?);
+            return self.biased(x.contiguous()?.apply_op2(values, op.clone())?);
         }
         let (batch, seq, width) = x.dims3()?;
         // One matrix product over all tokens: candle would otherwise multiply window by window.

@@ -15,7 +15,7 @@ mod experts;
 pub mod family;
 mod feed_forward;
 #[cfg(feature = "cuda")]
-mod gpu;
+pub(crate) mod gpu;
 mod head;
 mod layer;
 mod linear;
@@ -27,7 +27,7 @@ pub mod patch;
 mod positions;
 mod residual;
 mod rope;
-mod simd;
+pub(crate) mod simd;
 pub mod spec;
 mod training;
 mod weights;
@@ -58,8 +58,8 @@ pub enum Path {
     Portable,
     /// Operators with gradients: the fused ones drop them without a word.
     Differentiable,
-    /// The same for training: what is no variable is frozen and has no gradient, which saves half of the backward pass. On the CPU,
-    /// kernels of our own.
+    /// The same for training: what is no variable is frozen and has no gradient, which saves half of the backward pass. On the CPU
+    /// and on NVIDIA's GPUs, kernels of our own.
     Training,
 }
 

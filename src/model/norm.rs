@@ -37,13 +37,31 @@ impl Norm {
             _ => weight,
         };
         let trained = weight.track_op() || bias.as_ref().is_some_and(Tensor::track_op);
-        let frozen: Option<Arc<Box<dyn CustomOp1 + Send + Sync>>> =
-            if path == Path::Training && !trained && weight.rank() == 1 && has_kernels(&weight) {
-                Some(Arc::new(Box::new(FrozenNorm::new(spec, &weight, bias.as_ref())?)))
-            } else {
-                None
-            };
-        Ok(Self { spec, weight, bias, path, frozen })
+        let mut norm = Self { spec, weight, bias, path, frozen: None };
+        if path == Path::Training && !trained && norm.weight.rank() == 1 && has_kernels(&norm.weight) {
+            norm.frozen = Some(Arc::new(norm.kernel()?));
+        }
+        Ok(norm)
+    }
+
+    fn kernel(&self) -> Result<Box<dyn CustomOp1 + Send + Sync>> {
+        #[cfg(feature = "cuda")]
+        if super::gpu::fits(&self.weight) {
+            return Ok(Box::new(self.on_gpu(self.used()?)));
+        }
+        Ok(Box::new(FrozenNorm::new(self.spec, &self.weight, self.bias.as_ref())?))
+    }
+
+    /// The weight as it multiplies, where it is stored as training has it.
+    fn used(&self) -> Result<Tensor> {
+        if self.spec.kind == NormKind::RmsPlusOne { &self.weight + 1.0 } else { Ok(self.weight.clone()) }
+    }
+
+    #[cfg(feature = "cuda")]
+    #[allow(clippy::cast_possible_truncation)]
+    fn on_gpu(&self, weight: Tensor) -> super::gpu::norm::Normal {
+        let (eps, centred) = (self.spec.eps as f32, self.spec.kind == NormKind::Layer);
+        super::gpu::norm::Normal { weight, bias: self.bias.clone(), eps, centred }
     }
 
     #[allow(clippy::cast_possible_truncation)]
@@ -56,22 +74,19 @@ impl Norm {
             let normed = self.plain(x, &self.weight.ones_like()?.get(0)?)?;
             return normed.broadcast_mul(&self.weight);
         }
-        match (self.path, self.spec.kind) {
-            (Path::Differentiable | Path::Training, NormKind::RmsPlusOne) => self.plain(x, &(&self.weight + 1.0)?),
-            (Path::Differentiable | Path::Training, _) => self.plain(x, &self.weight),
-            (Path::Inference | Path::Portable, NormKind::Layer) => {
-                let zeros = || self.weight.zeros_like();
-                let bias = self.bias.as_ref().map_or_else(zeros, |bias| Ok(bias.clone()))?;
-                candle_nn::ops::layer_norm(&x.contiguous()?, &self.weight, &bias, eps)
-            }
-            (Path::Inference | Path::Portable, _) => {
-                #[cfg(feature = "cuda")]
-                if let Some(normed) = super::gpu::norm::rms(x, &self.weight, eps)? {
-                    return Ok(normed);
-                }
-                candle_nn::ops::rms_norm(&x.contiguous()?, &self.weight, eps)
-            }
+        if matches!(self.path, Path::Differentiable | Path::Training) {
+            return self.plain(x, &self.used()?);
         }
+        #[cfg(feature = "cuda")]
+        if super::gpu::fits(x) && self.weight.dtype() == x.dtype() {
+            return x.contiguous()?.apply_op1_no_bwd(&self.on_gpu(self.weight.clone()));
+        }
+        if self.spec.kind == NormKind::Layer {
+            let zeros = || self.weight.zeros_like();
+            let bias = self.bias.as_ref().map_or_else(zeros, |bias| Ok(bias.clone()))?;
+            return candle_nn::ops::layer_norm(&x.contiguous()?, &self.weight, &bias, eps);
+        }
+        candle_nn::ops::rms_norm(&x.contiguous()?, &self.weight, eps)
     }
 
     /// By differentiable operators.

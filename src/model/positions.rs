@@ -1,6 +1,9 @@
 //! What a forward pass needs to know of positions: the angles of rotary embeddings, and which keys a query does not see.
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::Arc,
+};
 
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -9,7 +12,7 @@ use super::{DecoderSpec, Path, cache::Past, rope::Rotary};
 /// Tables for windows of one length, made once for all layers.
 pub struct Positions {
     /// One table of angles for each rotary embedding that some layer uses.
-    pub ropes: Vec<Rotary>,
+    pub ropes: Vec<Arc<Rotary>>,
     /// Per sliding window of some layer, `[seq, seq]`: 0 where a query sees a key, −∞ where not. Empty where a kernel knows.
     unseen: BTreeMap<Option<usize>, Tensor>,
     /// `[seq, seq]`: how far a key lies behind a query, where scores depend on it.
@@ -20,7 +23,8 @@ pub struct Positions {
 
 impl Positions {
     pub fn new(spec: &DecoderSpec, seq: usize, dtype: DType, device: &Device, path: Path) -> Result<Self> {
-        let ropes = spec.ropes.iter().map(|rope| Rotary::new(rope, seq, dtype, device)).collect::<Result<_>>()?;
+        let ropes =
+            spec.ropes.iter().map(|rope| Rotary::new(rope, seq, dtype, device).map(Arc::new)).collect::<Result<_>>()?;
         let (mut unseen, mut distances) = (BTreeMap::new(), None);
         // Kernels of our own on NVIDIA's GPUs know who sees whom.
         if path == Path::Portable && !device.is_cuda() {
@@ -40,7 +44,7 @@ impl Positions {
 
     /// Of tokens that extend rows: the angles of their own positions.
     pub fn behind(spec: &DecoderSpec, past: Past, dtype: DType, device: &Device) -> Result<Self> {
-        let rotary = |rope| Rotary::at(rope, &past.positions, &past.lengths, dtype, device);
+        let rotary = |rope| Rotary::at(rope, &past.positions, &past.lengths, dtype, device).map(Arc::new);
         let ropes = spec.ropes.iter().map(rotary).collect::<Result<_>>()?;
         Ok(Self { ropes, unseen: BTreeMap::new(), distances: None, past: Some(past) })
     }

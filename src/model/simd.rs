@@ -38,7 +38,7 @@ macro_rules! vectorised {
         }
     };
 }
-pub(super) use vectorised;
+pub(crate) use vectorised;
 
 /// `eˣ` by the Cephes polynomial, within 2 units in the last place over the range that f32 can hold; no branches and no calls,
 /// so that a loop over it becomes vector code.

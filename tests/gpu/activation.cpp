@@ -2,6 +2,8 @@
 // stdin: little-endian numbers as tests/suite/gpu.rs writes them; stdout: what the kernels wrote.
 #include "processor.h"
 
+#include "../../src/model/gpu/nonlinear.cu"
+
 #include "../../src/model/gpu/activation.cu"
 
 template <typename T, u32 N> static void both(u32 kind, u32 tokens, u32 width, u32 layers, u32 layer, u32 n_folds, bool gated) {

@@ -22,6 +22,7 @@ mod gemma3;
 mod gguf;
 mod gguf_parts;
 mod gpu;
+mod gpu_training;
 mod harness;
 mod hostile;
 mod hub;

@@ -1,17 +1,7 @@
 // The FFN's non-linearity, its product with the up projection, and the counting of active neurons, in one pass over both.
 //
-// Compiled where it runs, by NVRTC, behind numbers.cu: no toolkit's version has to fit a driver's. Nothing is included, nothing is shared
+// Compiled where it runs, by NVRTC, behind numbers.cu and nonlinear.cu: no toolkit's version has to fit a driver's. Nothing is included, nothing is shared
 // between threads and no thread waits for another, so that the same text compiles as C++ and is tested on a processor (tests/suite/gpu.rs).
-
-// 0 SiLU, 1 GELU, 2 GELU by tanh, 3 ReLU: the order of `Activation`.
-static __device__ __forceinline__ float activation(u32 kind, float x) {
-    switch (kind) {
-    case 0: return __fdividef(x, 1.0f + __expf(-x));
-    case 1: return 0.5f * x * (1.0f + erff(x * 0.70710678f));
-    case 2: return __fdividef(x, 1.0f + __expf(-2.0f * 0.7978845608f * x * (1.0f + 0.044715f * x * x)));
-    default: return x > 0.0f ? x : 0.0f;
-    }
-}
 
 // One thread: `N` neurons over the tokens of one run, at most 64 consecutive tokens of one window and one fold.
 // gate, up, out: [tokens, width]. `up` may be null: then `out` is the activation alone; `out` may be `gate` or `up`, or null: then nothing is written.

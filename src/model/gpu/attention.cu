@@ -5,12 +5,13 @@
 
 // One thread: `N` values of one head of one token. Strides are in values; a head's own values lie beside one another in both.
 // from: read at window · from_window + (first + token) · from_token + head · from_head; to: written likewise, `to_first` tokens on.
-// cos, sin: [positions, rotated / 2], or null: then nothing is turned. A token's position is its place in its window.
+// cos, sin: [positions, rotated / 2], or null: then nothing is turned; sense is 1, or −1 to turn back. A token's position is its place in its
+// window, which one of `first` and `to_first` says, while the other is 0.
 template <typename T, u32 N>
 static __device__ __forceinline__ void move(
     const T *from, T *to, u32 windows, u32 tokens, u32 heads, u32 dim, u32 first, u32 to_first,
     u64 from_window, u64 from_token, u64 from_head, u64 to_window, u64 to_token, u64 to_head,
-    const T *cos, const T *sin, u32 rotated, u32 interleaved
+    const T *cos, const T *sin, u32 rotated, u32 interleaved, float sense
 ) {
     u32 packs = dim / N;
     u64 number = (u64)blockIdx.x * blockDim.x + threadIdx.x;
@@ -28,12 +29,12 @@ static __device__ __forceinline__ void move(
         u32 half = rotated / 2;
         bool low = interleaved ? !(i & 1u) : i < half;
         u32 partner = interleaved ? i ^ 1u : low ? i + half : i - half;
-        u64 at = (u64)(first + token) * half + (interleaved ? i / 2 : low ? i : i - half);
+        u64 at = (u64)(first + to_first + token) * half + (interleaved ? i / 2 : low ? i : i - half);
         Pack<T, N> other = *(const Pack<T, N> *)(row + partner);
         Pack<T, N> c = *(const Pack<T, N> *)(cos + at), s = *(const Pack<T, N> *)(sin + at);
 #pragma unroll
         for (u32 n = 0; n < N; n += 1) {
-            float turned = widen(other.value[n]) * widen(s.value[n]);
+            float turned = sense * widen(other.value[n]) * widen(s.value[n]);
             float kept = widen(own.value[n]) * widen(c.value[n]);
             narrow(low ? kept - turned : kept + turned, &out.value[n]);
         }
@@ -45,10 +46,10 @@ static __device__ __forceinline__ void move(
     extern "C" __global__ void NAME(                                                                                         \
         const T *from, T *to, u32 windows, u32 tokens, u32 heads, u32 dim, u32 first, u32 to_first,                          \
         u64 from_window, u64 from_token, u64 from_head, u64 to_window, u64 to_token, u64 to_head,                            \
-        const T *cos, const T *sin, u32 rotated, u32 interleaved                                                             \
+        const T *cos, const T *sin, u32 rotated, u32 interleaved, float sense                                                \
     ) {                                                                                                                      \
         move<T, N>(from, to, windows, tokens, heads, dim, first, to_first, from_window, from_token, from_head, to_window,    \
-                   to_token, to_head, cos, sin, rotated, interleaved);                                                       \
+                   to_token, to_head, cos, sin, rotated, interleaved, sense);                                                \
     }
 MOVE(move_f32, float, 1)
 MOVE(move_f32_wide, float, 4)
@@ -184,3 +185,46 @@ WEIGH(weigh_bf16_256, bf16, weigh_held<bf16, 8, 1>)
 WEIGH(weigh_bf16_512, bf16, weigh_held<bf16, 8, 2>)
 WEIGH(weigh_bf16_1024, bf16, weigh_held<bf16, 8, 4>)
 WEIGH(weigh_bf16_2048, bf16, weigh_held<bf16, 8, 8>)
+
+// One warp: one row of the weights' gradient [rows, keys] made that of the raw products, in place: p (g − Σ p g) scale, and where scores are
+// capped times 1 − tanh²(raw scale / cap). weights: [rows, keys], 0 where a query does not see a key; raw likewise, or null.
+template <typename T, u32 N>
+static __device__ __forceinline__ void weigh_back(const T *weights, const T *raw, T *gradient, u64 rows, u32 keys, float scale, float cap) {
+    u64 number = (u64)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    u32 lane = threadIdx.x % 32;
+    if (number >= rows) { return; }
+    const T *own = weights + number * keys;
+    T *row = gradient + number * keys;
+    float along = 0.0f;
+#pragma unroll 4
+    for (u32 j = lane * N; j < keys; j += 32 * N) {
+        Pack<T, N> p = *(const Pack<T, N> *)(own + j), g = *(const Pack<T, N> *)(row + j);
+#pragma unroll
+        for (u32 n = 0; n < N; n += 1) { along += widen(p.value[n]) * widen(g.value[n]); }
+    }
+    along = total(along);
+#pragma unroll 4
+    for (u32 j = lane * N; j < keys; j += 32 * N) {
+        Pack<T, N> p = *(const Pack<T, N> *)(own + j), g = *(const Pack<T, N> *)(row + j), s = p;
+        if (raw) { s = *(const Pack<T, N> *)(raw + number * keys + j); }
+#pragma unroll
+        for (u32 n = 0; n < N; n += 1) {
+            float back = widen(p.value[n]) * (widen(g.value[n]) - along) * scale;
+            if (raw) {
+                float level = tanhf(widen(s.value[n]) * scale / cap);
+                back *= 1.0f - level * level;
+            }
+            narrow(back, &g.value[n]);
+        }
+        *(Pack<T, N> *)(row + j) = g;
+    }
+}
+
+#define WEIGH_BACK(NAME, T, N)                                                                                               \
+    extern "C" __global__ void NAME(const T *weights, const T *raw, T *gradient, u64 rows, u32 keys, float scale, float cap) { \
+        weigh_back<T, N>(weights, raw, gradient, rows, keys, scale, cap);                                                    \
+    }
+WEIGH_BACK(weigh_back_f32, float, 1)
+WEIGH_BACK(weigh_back_f32_wide, float, 4)
+WEIGH_BACK(weigh_back_bf16, bf16, 1)
+WEIGH_BACK(weigh_back_bf16_wide, bf16, 8)

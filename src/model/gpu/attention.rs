@@ -1,14 +1,19 @@
 //! Attention around cuBLAS's products: heads moved and turned, weights made in place, in one pass each. The kernels are in attention.cu.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use candle_core::{
-    CpuStorage, CudaDevice, CudaStorage, CustomOp1, DType, InplaceOp1, InplaceOp2, Layout, Result, Shape, Storage,
-    Tensor,
+    CpuStorage, CudaDevice, CudaStorage, CustomOp1, CustomOp3, DType, Device, InplaceOp1, InplaceOp2, Layout, Result,
+    Shape, Storage, Tensor,
     backend::BackendStorage,
     cuda_backend::{WrapErr, cudarc::driver::PushKernelArg},
 };
 use half::bf16;
 
-use super::{ATTENTION, Number, WORD, function, grid, number, only_on_gpus, pointer};
+use super::{
+    ATTENTION, Argument, Number, WORD, function, grid, in_words, named, number, only_on_gpus, place, place_of, pointer,
+    start,
+};
 use crate::model::{attention::Scores, rope::Rotary};
 
 /// Queries of one block: enough for a product that fills a GPU, few enough that the keys that no query of it sees save something.
@@ -31,9 +36,8 @@ pub fn attend(
 ) -> Result<Tensor> {
     let (batch, seq, heads, dim) = query.dims4()?;
     let kv_heads = key.dim(2)?;
-    let heads_first = |x: &Tensor, rotary, first, tokens| x.apply_op1_no_bwd(&HeadsFirst { rotary, first, tokens });
     let (key, value) = (heads_first(key, rotary, 0, seq)?, heads_first(value, None, 0, seq)?);
-    let slopes = scores.slopes.as_ref().map(|slopes| Tensor::new(slopes.as_slice(), query.device())).transpose()?;
+    let slopes = slopes(scores, query.device())?;
     // SAFETY: the blocks are all queries, and each of them is put there.
     #[allow(unsafe_code)]
     let mixed = unsafe { Tensor::empty((batch, seq, heads, dim), query.dtype(), query.device())? };
@@ -47,9 +51,140 @@ pub fn attend(
         let weights = query.matmul(&key.narrow(2, oldest, keys)?.t()?)?;
         weights.inplace_op1(&Weigh { scores, slopes: slopes.as_ref(), heads, queries, first, oldest })?;
         let block = weights.matmul(&value.narrow(2, oldest, keys)?)?.reshape((batch, heads, queries, dim))?;
-        mixed.inplace_op2(&block, &TokensFirst { first })?;
+        mixed.inplace_op2(&block, &TokensFirst { back: None, first })?;
     }
     Ok(mixed)
+}
+
+fn heads_first(x: &Tensor, rotary: Option<&Rotary>, first: usize, tokens: usize) -> Result<Tensor> {
+    x.apply_op1_no_bwd(&HeadsFirst { rotary, first, tokens })
+}
+
+fn slopes(scores: &Scores, device: &Device) -> Result<Option<Tensor>> {
+    scores.slopes.as_ref().map(|slopes| Tensor::new(slopes.as_slice(), device)).transpose()
+}
+
+/// Attention as [`attend`] computes it, with a gradient: all queries at once where their scores have room, and the weights of the keys
+/// computed again.
+pub struct Attend {
+    scores: Scores,
+    rotary: Option<Arc<Rotary>>,
+    /// What comes out, until the operator's own forward pass copies it.
+    mixed: Mutex<Option<Tensor>>,
+}
+
+impl Attend {
+    /// Of the same arguments as [`attend`].
+    ///
+    /// # Errors
+    /// When the GPU has no room or fails.
+    pub fn over(
+        scores: &Scores,
+        rotary: Option<&Arc<Rotary>>,
+        query: &Tensor,
+        key: &Tensor,
+        value: &Tensor,
+    ) -> Result<Tensor> {
+        let (query, key, value) = (query.contiguous()?, key.contiguous()?, value.contiguous()?);
+        let rotary = rotary.cloned();
+        let mixed = attend(scores, rotary.as_deref(), &query.detach(), &key.detach(), &value.detach())?;
+        query.apply_op3(&key, &value, Self { scores: scores.clone(), rotary, mixed: Mutex::new(Some(mixed)) })
+    }
+
+    /// The gradients of query, key and value from that of what comes out.
+    fn back(&self, query: &Tensor, key: &Tensor, value: &Tensor, gradient: &Tensor) -> Result<[Tensor; 3]> {
+        let (batch, seq, heads, dim) = query.dims4()?;
+        let kv_heads = key.dim(2)?;
+        let (scores, rotary) = (&self.scores, self.rotary.as_deref());
+        let (all_keys, all_values) = (heads_first(key, rotary, 0, seq)?, heads_first(value, None, 0, seq)?);
+        let slopes = slopes(scores, query.device())?;
+        // SAFETY: the blocks are all queries, and each of them is put there.
+        #[allow(unsafe_code)]
+        let to_query = unsafe { query.empty_like()? };
+        let (mut to_key, mut to_value): (Option<Tensor>, Option<Tensor>) = (None, None);
+        let size = (SCORES / (batch * heads * seq)).clamp(1, seq);
+        for first in (0..seq).step_by(size) {
+            let queries = size.min(seq - first);
+            let oldest = scores.window.map_or(0, |window| (first + 1).saturating_sub(window));
+            let keys = first + queries - oldest;
+            let grouped = |x: Tensor| x.reshape((batch, kv_heads, heads / kv_heads * queries, dim));
+            let query = grouped(heads_first(query, rotary, first, queries)?)?;
+            let above = grouped(heads_first(gradient, None, first, queries)?)?;
+            let (key, value) = (all_keys.narrow(2, oldest, keys)?, all_values.narrow(2, oldest, keys)?);
+            let weights = query.matmul(&key.t()?)?;
+            let raw = scores.softcap.map(|_| weights.copy()).transpose()?;
+            weights.inplace_op1(&Weigh { scores, slopes: slopes.as_ref(), heads, queries, first, oldest })?;
+            let back = above.matmul(&value.t()?)?;
+            let of_value = weights.t()?.matmul(&above)?;
+            back.inplace_op2(&weights, &WeighBack { scores, raw: raw.as_ref() })?;
+            drop((weights, raw));
+            let of_key = back.t()?.matmul(&query)?;
+            let of_query = back.matmul(&key)?.reshape((batch, heads, queries, dim))?;
+            to_query.inplace_op2(&of_query, &TokensFirst { back: rotary, first })?;
+            let added = |sum: Option<Tensor>, part: Tensor| -> Result<Tensor> {
+                // Among all keys.
+                let part = part.pad_with_zeros(2, oldest, seq - oldest - keys)?;
+                sum.map_or_else(|| Ok(part.clone()), |sum| sum + &part)
+            };
+            to_key = Some(added(to_key, of_key)?);
+            to_value = Some(added(to_value, of_value)?);
+        }
+        let (Some(of_key), Some(of_value)) = (to_key, to_value) else { candle_core::bail!("windows without a token") };
+        let tokens_first = |x: Tensor, back| {
+            // SAFETY: all tokens are put there.
+            #[allow(unsafe_code)]
+            let to = unsafe { key.empty_like()? };
+            to.inplace_op2(&x, &TokensFirst { back, first: 0 })?;
+            Ok::<_, candle_core::Error>(to)
+        };
+        Ok([to_query, tokens_first(of_key, rotary)?, tokens_first(of_value, None)?])
+    }
+}
+
+impl CustomOp3 for Attend {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        only_on_gpus()
+    }
+
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let mixed = self.mixed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mixed) = mixed else { candle_core::bail!("attention runs forward once") };
+        let (storage, layout) = mixed.storage_and_layout();
+        let Storage::Cuda(storage) = &*storage else { candle_core::bail!("it was computed on a GPU") };
+        Ok((storage.try_clone(layout)?, layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        query: &Tensor,
+        key: &Tensor,
+        value: &Tensor,
+        _: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [query, key, value] = self.back(query, key, value, &gradient.contiguous()?)?;
+        Ok((Some(query), Some(key), Some(value)))
+    }
 }
 
 /// Some tokens of `[batch, seq, heads, dim]`, turned, as `[batch, heads, tokens, dim]`.
@@ -59,8 +194,9 @@ struct HeadsFirst<'a> {
     tokens: usize,
 }
 
-/// A block `[batch, heads, tokens, dim]` put into `[batch, seq, heads, dim]`.
-struct TokensFirst {
+/// A block `[batch, heads, tokens, dim]` put into `[batch, seq, heads, dim]`, turned back where it is a gradient of what was turned.
+struct TokensFirst<'a> {
+    back: Option<&'a Rotary>,
     first: usize,
 }
 
@@ -89,22 +225,13 @@ struct Place {
     strides: [usize; 3],
 }
 
-/// Where a tensor that lasts as long as the call lies.
-fn place_of<T: Number>(tensor: &Tensor) -> Result<u64> {
-    let (storage, layout) = tensor.storage_and_layout();
-    let (Storage::Cuda(storage), Some((first, _))) = (&*storage, layout.contiguous_offsets()) else {
-        candle_core::bail!("a table is not on the GPU, or not in one piece")
-    };
-    pointer::<T>(storage, first)
-}
-
 #[allow(unsafe_code)]
 fn shift<T: Number>(
     device: &CudaDevice,
     sizes: &Sizes,
     from: &Place,
     to: &Place,
-    rotary: Option<&Rotary>,
+    (rotary, sense): (Option<&Rotary>, f32),
 ) -> Result<()> {
     let Sizes { windows, tokens, heads, dim } = *sizes;
     let pack = WORD / size_of::<T>();
@@ -120,7 +247,7 @@ fn shift<T: Number>(
         (_, true) => "move_bf16_wide",
     };
     let (cos, sin) = match rotary {
-        Some(rotary) => (place_of::<T>(&rotary.cos)?, place_of::<T>(&rotary.sin)?),
+        Some(rotary) => (place_of(&rotary.cos)?, place_of(&rotary.sin)?),
         None => (0, 0),
     };
     let (rotated, interleaved) =
@@ -138,7 +265,7 @@ fn shift<T: Number>(
     for stride in strides.iter().flatten() {
         launch.arg(stride);
     }
-    launch.arg(&cos).arg(&sin).arg(&rotated).arg(&interleaved);
+    launch.arg(&cos).arg(&sin).arg(&rotated).arg(&interleaved).arg(&sense);
     // SAFETY: the arguments are those of the kernel in attention.cu, and sizes and strides those of the two tensors.
     unsafe { launch.launch(grid(windows * tokens * heads * dim / values)?) }.w()?;
     Ok(())
@@ -152,6 +279,15 @@ fn strides(layout: &Layout, order: [usize; 3]) -> Result<[usize; 3]> {
     }
 }
 
+fn check_angles(rotary: Option<&Rotary>, seq: usize, dim: usize) -> Result<()> {
+    if let Some(rotary) = rotary
+        && (rotary.cos.dims() != [rotary.cos.dim(0)?, rotary.dim / 2] || rotary.cos.dim(0)? < seq || rotary.dim > dim)
+    {
+        candle_core::bail!("angles {:?} for {seq} tokens and heads of {dim}", rotary.cos.dims());
+    }
+    Ok(())
+}
+
 impl HeadsFirst<'_> {
     #[allow(unsafe_code)]
     fn typed<T: Number>(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
@@ -160,13 +296,7 @@ impl HeadsFirst<'_> {
         if self.first + tokens > seq {
             candle_core::bail!("tokens {} to {} of {seq}", self.first, self.first + tokens);
         }
-        if let Some(rotary) = self.rotary
-            && (rotary.cos.dims() != [rotary.cos.dim(0)?, rotary.dim / 2]
-                || rotary.cos.dim(0)? < seq
-                || rotary.dim > dim)
-        {
-            candle_core::bail!("angles {:?} for {seq} tokens and heads of {dim}", rotary.cos.dims());
-        }
+        check_angles(self.rotary, seq, dim)?;
         // SAFETY: the kernel writes every value.
         let out = unsafe { x.device.alloc::<T>(windows * heads * tokens * dim)? };
         let out = CudaStorage::wrap_cuda_slice(out, x.device.clone());
@@ -176,7 +306,7 @@ impl HeadsFirst<'_> {
             strides: strides(layout, [0, 1, 2])?,
         };
         let to = Place { at: pointer::<T>(&out, 0)?, first: 0, strides: [heads * tokens * dim, dim, tokens * dim] };
-        shift::<T>(&x.device, &Sizes { windows, tokens, heads, dim }, &from, &to, self.rotary)?;
+        shift::<T>(&x.device, &Sizes { windows, tokens, heads, dim }, &from, &to, (self.rotary, 1.0))?;
         Ok((out, (windows, heads, tokens, dim).into()))
     }
 }
@@ -198,7 +328,7 @@ impl CustomOp1 for HeadsFirst<'_> {
     }
 }
 
-impl TokensFirst {
+impl TokensFirst<'_> {
     fn typed<T: Number>(
         &self,
         mixed: &CudaStorage,
@@ -211,14 +341,15 @@ impl TokensFirst {
         if layout.dims() != [windows, seq, heads, dim] || self.first + tokens > seq {
             candle_core::bail!("{:?} has no place for {:?}", layout.shape(), block_layout.shape());
         }
+        check_angles(self.back, seq, dim)?;
         let at = |storage, layout: &Layout| pointer::<T>(storage, layout.start_offset());
         let from = Place { at: at(block, block_layout)?, first: 0, strides: strides(block_layout, [0, 2, 1])? };
         let to = Place { at: at(mixed, layout)?, first: self.first, strides: strides(layout, [0, 1, 2])? };
-        shift::<T>(&mixed.device, &Sizes { windows, tokens, heads, dim }, &from, &to, None)
+        shift::<T>(&mixed.device, &Sizes { windows, tokens, heads, dim }, &from, &to, (self.back, -1.0))
     }
 }
 
-impl InplaceOp2 for TokensFirst {
+impl InplaceOp2 for TokensFirst<'_> {
     fn name(&self) -> &'static str {
         "tokens-first"
     }
@@ -273,7 +404,7 @@ impl Weigh<'_> {
         let (first, oldest) = (number(self.first)?, number(self.oldest)?);
         let window = self.scores.window.map_or(Ok(0), number)?;
         let (scale, cap) = (self.scores.scale as f32, self.scores.softcap.map_or(0.0, |cap| cap as f32));
-        let slopes = self.slopes.map_or(Ok(0), place_of::<f32>)?;
+        let slopes = self.slopes.map_or(Ok(0), place_of)?;
         let (kernel, stream) = (function(&weights.device, &ATTENTION, name)?, weights.device.cuda_stream());
         let count = rows as u64;
         let mut launch = stream.launch_builder(&kernel);
@@ -299,5 +430,46 @@ impl InplaceOp1 for Weigh<'_> {
             DType::F32 => self.typed::<f32>(weights, layout),
             _ => self.typed::<bf16>(weights, layout),
         }
+    }
+}
+
+/// The gradient of the raw products `[batch, kv_heads, heads / kv_heads · queries, keys]` in place of that of the weights.
+struct WeighBack<'a> {
+    scores: &'a Scores,
+    /// The raw products, where they are capped.
+    raw: Option<&'a Tensor>,
+}
+
+impl InplaceOp2 for WeighBack<'_> {
+    fn name(&self) -> &'static str {
+        "attention-weights-back"
+    }
+
+    fn cpu_fwd(&self, _: &mut CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<()> {
+        only_on_gpus()
+    }
+
+    #[allow(unsafe_code, clippy::cast_possible_truncation)]
+    fn cuda_fwd(
+        &self,
+        gradient: &mut CudaStorage,
+        layout: &Layout,
+        weights: &CudaStorage,
+        weights_layout: &Layout,
+    ) -> Result<()> {
+        if layout.dims() != weights_layout.dims() {
+            candle_core::bail!("the weights {:?} have a gradient {:?}", weights_layout.shape(), layout.shape());
+        }
+        let keys = layout.shape().dims4()?.3;
+        let rows = layout.shape().elem_count() / keys;
+        let (own, to) = (place(weights, weights_layout)?, place(gradient, layout)?);
+        let raw = self.raw.map_or(Ok(0), place_of)?;
+        let dtype = gradient.dtype();
+        let (name, _) = named("weigh_back", dtype, in_words(dtype, keys, &[own, raw, to]));
+        let (scale, cap) = (self.scores.scale as f32, self.scores.softcap.map_or(0.0, |cap| cap as f32));
+        let places = [Argument::Place(own), Argument::Place(raw), Argument::Place(to), Argument::Long(rows as u64)];
+        let rest = [Argument::Number(number(keys)?), Argument::Real(scale), Argument::Real(cap)];
+        // SAFETY: the arguments are those of the kernel in attention.cu, and the tensors are of one shape.
+        unsafe { start(&gradient.device, &ATTENTION, &name, rows * 32, &[&places[..], &rest].concat()) }
     }
 }

@@ -4,16 +4,18 @@ pub mod activation;
 pub mod attention;
 pub mod norm;
 pub mod onto;
+pub mod training;
 
 use std::sync::{Mutex, OnceLock};
 
 use candle_core::{
-    CudaDevice, CudaStorage, DType, Result, Tensor, WithDType,
+    CudaDevice, CudaStorage, DType, Layout, Result, Shape, Storage, Tensor, WithDType,
+    backend::{BackendDevice, BackendStorage},
     cuda_backend::{
         CudaDType, WrapErr,
         cudarc::{
             driver::{
-                CudaFunction, DevicePtr, DeviceRepr, LaunchConfig,
+                CudaFunction, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg,
                 result::{device::get_default_mem_pool, mem_pool},
                 sys,
             },
@@ -26,6 +28,7 @@ use candle_core::{
 trait Number: CudaDType + DeviceRepr + WithDType {}
 impl Number for f32 {}
 impl Number for half::bf16 {}
+impl Number for u32 {}
 
 /// Kernels that are compiled together.
 struct Source {
@@ -33,13 +36,16 @@ struct Source {
     text: &'static str,
 }
 
-static ACTIVATION: Source =
-    Source { name: "neuroglot-activation", text: concat!(include_str!("numbers.cu"), include_str!("activation.cu")) };
-static ATTENTION: Source =
-    Source { name: "neuroglot-attention", text: concat!(include_str!("numbers.cu"), include_str!("attention.cu")) };
+macro_rules! source {
+    ($name:literal: $($part:literal),+) => {
+        Source { name: concat!("neuroglot-", $name), text: concat!(include_str!("numbers.cu"), $(include_str!($part)),+) }
+    };
+}
 
-static NORM: Source =
-    Source { name: "neuroglot-norm", text: concat!(include_str!("numbers.cu"), include_str!("norm.cu")) };
+static ACTIVATION: Source = source!("activation": "nonlinear.cu", "activation.cu");
+static ATTENTION: Source = source!("attention": "attention.cu");
+static NORM: Source = source!("norm": "norm.cu");
+static TRAINING: Source = source!("training": "nonlinear.cu", "training.cu");
 
 /// Threads of one block.
 const BLOCK: u32 = 256;
@@ -90,6 +96,90 @@ fn pointer<T: Number>(storage: &CudaStorage, first: usize) -> Result<u64> {
     let stream = storage.device.cuda_stream();
     let (pointer, _guard) = slice.device_ptr(&stream);
     Ok(pointer)
+}
+
+/// The same of any format that kernels read, for the first value of what must lie in one piece.
+fn place(storage: &CudaStorage, layout: &Layout) -> Result<u64> {
+    let Some((first, _)) = layout.contiguous_offsets() else { candle_core::bail!("{:?} has gaps", layout.shape()) };
+    match storage.dtype() {
+        DType::F32 => pointer::<f32>(storage, first),
+        DType::BF16 => pointer::<half::bf16>(storage, first),
+        DType::U32 => pointer::<u32>(storage, first),
+        other => candle_core::bail!("no kernel reads {other:?}"),
+    }
+}
+
+/// Where a tensor lies that lasts as long as the call.
+fn place_of(tensor: &Tensor) -> Result<u64> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let Storage::Cuda(storage) = &*storage else {
+        candle_core::bail!("a kernel for GPUs was given a tensor elsewhere")
+    };
+    place(storage, layout)
+}
+
+fn device_of(tensor: &Tensor) -> Result<CudaDevice> {
+    Ok(tensor.device().as_cuda_device()?.clone())
+}
+
+/// What a kernel is given.
+#[derive(Clone, Copy)]
+enum Argument {
+    Place(u64),
+    Long(u64),
+    Number(u32),
+    Real(f32),
+}
+
+/// Queues a kernel for so many threads.
+///
+/// # Safety
+/// The arguments are those of the kernel, and what it reads and writes at places lies there.
+#[allow(unsafe_code)]
+unsafe fn start(
+    device: &CudaDevice,
+    source: &Source,
+    name: &str,
+    threads: usize,
+    arguments: &[Argument],
+) -> Result<()> {
+    let (kernel, stream) = (function(device, source, name)?, device.cuda_stream());
+    let mut launch = stream.launch_builder(&kernel);
+    for argument in arguments {
+        match argument {
+            Argument::Place(value) | Argument::Long(value) => launch.arg(value),
+            Argument::Number(value) => launch.arg(value),
+            Argument::Real(value) => launch.arg(value),
+        };
+    }
+    // SAFETY: as the caller promises.
+    unsafe { launch.launch(grid(threads)?) }.w()?;
+    Ok(())
+}
+
+/// Whether rows of so many values of a format are whole words that begin where words do.
+fn in_words(dtype: DType, width: usize, places: &[u64]) -> bool {
+    (width * dtype.size_in_bytes()).is_multiple_of(WORD) && places.iter().all(|place| place.is_multiple_of(WORD as u64))
+}
+
+/// A kernel's name for a format, value by value or word by word, and the values that a thread takes.
+fn named(kernel: &str, dtype: DType, wide: bool) -> (String, usize) {
+    let format = if dtype == DType::F32 { "f32" } else { "bf16" };
+    if wide {
+        (format!("{kernel}_{format}_wide"), WORD / dtype.size_in_bytes())
+    } else {
+        (format!("{kernel}_{format}"), 1)
+    }
+}
+
+/// A storage whose values a kernel will write.
+///
+/// # Safety
+/// Every value is written before it is read.
+#[allow(unsafe_code)]
+unsafe fn unwritten(device: &CudaDevice, shape: &Shape, dtype: DType) -> Result<CudaStorage> {
+    // SAFETY: as the caller promises.
+    unsafe { device.alloc_uninit(shape, dtype) }
 }
 
 /// The device's pool, from which all its memory comes.

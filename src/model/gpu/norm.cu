@@ -1,37 +1,106 @@
-// RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467).
+// RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467) and LayerNorm (Ba et al. 2016, arXiv 1607.06450), and their backward passes.
 //
 // Compiled where it runs, by NVRTC, as activation.cu is. The threads of one warp add up a row together; no other threads meet.
 
-// One warp: one row of x [rows, width], which is a whole number of words. weight: [width].
+// Of one row, read by one warp: its mean, or 0 where rows are not centred, and the inverse of the root of its mean square.
+struct Spread { float mean, inverse; };
 template <typename T, u32 N>
-static __device__ __forceinline__ void rms(const T *x, const T *weight, T *out, u64 rows, u32 width, float eps) {
-    u64 number = (u64)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+static __device__ __forceinline__ Spread spread(const T *row, u32 width, float eps, u32 centred) {
     u32 lane = threadIdx.x % 32;
-    // The whole warp goes.
-    if (number >= rows) { return; }
-    const T *row = x + number * width;
+    Spread it = {0.0f, 0.0f};
+    if (centred) {
+        float sum = 0.0f;
+#pragma unroll 4
+        for (u32 i = lane * N; i < width; i += 32 * N) {
+            Pack<T, N> pack = *(const Pack<T, N> *)(row + i);
+#pragma unroll
+            for (u32 n = 0; n < N; n += 1) { sum += widen(pack.value[n]); }
+        }
+        it.mean = total(sum) / (float)width;
+    }
     float squares = 0.0f;
 #pragma unroll 8
     for (u32 i = lane * N; i < width; i += 32 * N) {
         Pack<T, N> pack = *(const Pack<T, N> *)(row + i);
 #pragma unroll
-        for (u32 n = 0; n < N; n += 1) { squares += widen(pack.value[n]) * widen(pack.value[n]); }
+        for (u32 n = 0; n < N; n += 1) {
+            float x = widen(pack.value[n]) - it.mean;
+            squares += x * x;
+        }
     }
-    float scale = rsqrtf(total(squares) / (float)width + eps);
+    it.inverse = rsqrtf(total(squares) / (float)width + eps);
+    return it;
+}
+
+// One warp: one row of x [rows, width] by either norm. weight: [width]; bias likewise, or null.
+template <typename T, u32 N>
+static __device__ __forceinline__ void norm(
+    const T *x, const T *weight, const T *bias, T *out, u64 rows, u32 width, float eps, u32 centred
+) {
+    u64 number = (u64)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    u32 lane = threadIdx.x % 32;
+    if (number >= rows) { return; }
+    const T *row = x + number * width;
+    Spread it = spread<T, N>(row, width, eps, centred);
 #pragma unroll 4
     for (u32 i = lane * N; i < width; i += 32 * N) {
-        Pack<T, N> pack = *(const Pack<T, N> *)(row + i), by = *(const Pack<T, N> *)(weight + i);
+        Pack<T, N> pack = *(const Pack<T, N> *)(row + i), by = *(const Pack<T, N> *)(weight + i), plus = by;
+        if (bias) { plus = *(const Pack<T, N> *)(bias + i); }
 #pragma unroll
-        for (u32 n = 0; n < N; n += 1) { narrow(widen(pack.value[n]) * scale * widen(by.value[n]), &pack.value[n]); }
+        for (u32 n = 0; n < N; n += 1) {
+            float y = (widen(pack.value[n]) - it.mean) * it.inverse * widen(by.value[n]);
+            narrow(bias ? y + widen(plus.value[n]) : y, &pack.value[n]);
+        }
         *(Pack<T, N> *)(out + number * width + i) = pack;
     }
 }
 
-#define RMS(NAME, T, N)                                                                                                      \
-    extern "C" __global__ void NAME(const T *x, const T *weight, T *out, u64 rows, u32 width, float eps) {                    \
-        rms<T, N>(x, weight, out, rows, width, eps);                                                                         \
+// One warp: one row of the gradient of x. With x̂ = (x − mean) / root and h = g · weight: (h − mean(h x̂) x̂ − [centred] mean(h)) / root.
+template <typename T, u32 N>
+static __device__ __forceinline__ void norm_back(
+    const T *x, const T *weight, const T *gradient, T *out, u64 rows, u32 width, float eps, u32 centred
+) {
+    u64 number = (u64)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    u32 lane = threadIdx.x % 32;
+    if (number >= rows) { return; }
+    const T *row = x + number * width, *from = gradient + number * width;
+    Spread it = spread<T, N>(row, width, eps, centred);
+    float along = 0.0f, level = 0.0f;
+#pragma unroll 4
+    for (u32 i = lane * N; i < width; i += 32 * N) {
+        Pack<T, N> pack = *(const Pack<T, N> *)(row + i), by = *(const Pack<T, N> *)(weight + i), g = *(const Pack<T, N> *)(from + i);
+#pragma unroll
+        for (u32 n = 0; n < N; n += 1) {
+            float h = widen(g.value[n]) * widen(by.value[n]);
+            along += h * (widen(pack.value[n]) - it.mean);
+            level += h;
+        }
     }
-RMS(rms_f32, float, 1)
-RMS(rms_f32_wide, float, 4)
-RMS(rms_bf16, bf16, 1)
-RMS(rms_bf16_wide, bf16, 8)
+    along = total(along) * it.inverse / (float)width;
+    level = centred ? total(level) / (float)width : 0.0f;
+#pragma unroll 4
+    for (u32 i = lane * N; i < width; i += 32 * N) {
+        Pack<T, N> pack = *(const Pack<T, N> *)(row + i), by = *(const Pack<T, N> *)(weight + i), g = *(const Pack<T, N> *)(from + i);
+#pragma unroll
+        for (u32 n = 0; n < N; n += 1) {
+            float h = widen(g.value[n]) * widen(by.value[n]);
+            narrow((h - along * (widen(pack.value[n]) - it.mean) * it.inverse - level) * it.inverse, &g.value[n]);
+        }
+        *(Pack<T, N> *)(out + number * width + i) = g;
+    }
+}
+
+#define NORM(KERNEL, NAME, T, N)                                                                                             \
+    extern "C" __global__ void NAME(                                                                                         \
+        const T *x, const T *weight, const T *other, T *out, u64 rows, u32 width, float eps, u32 centred                     \
+    ) {                                                                                                                      \
+        KERNEL<T, N>(x, weight, other, out, rows, width, eps, centred);                                                      \
+    }
+NORM(norm, norm_f32, float, 1)
+NORM(norm, norm_f32_wide, float, 4)
+NORM(norm, norm_bf16, bf16, 1)
+NORM(norm, norm_bf16_wide, bf16, 8)
+NORM(norm_back, norm_back_f32, float, 1)
+NORM(norm_back, norm_back_f32_wide, float, 4)
+NORM(norm_back, norm_back_bf16, bf16, 1)
+NORM(norm_back, norm_back_bf16_wide, bf16, 8)

@@ -1,86 +1,76 @@
-//! `RMSNorm`. The kernels are in norm.cu.
+//! `RMSNorm` and `LayerNorm`, with their gradients. The kernels are in norm.cu.
 
-use candle_core::{
-    CpuStorage, CudaStorage, CustomOp2, DType, Layout, Result, Shape, Tensor,
-    backend::BackendStorage,
-    cuda_backend::{WrapErr, cudarc::driver::PushKernelArg},
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Tensor, backend::BackendStorage};
+
+use super::{
+    Argument::{Long, Number, Place, Real},
+    NORM, device_of, in_words, named, number, only_on_gpus, place, place_of, start, unwritten,
 };
-use half::bf16;
 
-use super::{NORM, Number, WORD, fits, function, grid, number, only_on_gpus, pointer};
+/// A norm over the last dimension, whose weight and bias have no gradient.
+pub struct Normal {
+    /// `[width]`, in the format of what is normed.
+    pub weight: Tensor,
+    /// Likewise.
+    pub bias: Option<Tensor>,
+    /// Added to the mean square.
+    pub eps: f32,
+    /// Whether the mean is taken off.
+    pub centred: bool,
+}
 
-/// `RMSNorm` over the last dimension of `x`, whose weight is `[width]`; nothing where there is no kernel for them.
-///
-/// # Errors
-/// When the GPU has no room or fails.
-pub fn rms(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Option<Tensor>> {
-    if !fits(x) || weight.dtype() != x.dtype() {
-        return Ok(None);
+impl Normal {
+    /// Rows of `x`, threads and the kernel for them.
+    fn kernel(&self, name: &str, x: &Layout, places: &[u64]) -> Result<(String, u64, usize)> {
+        let width = self.weight.elem_count();
+        if x.dims().last() != Some(&width) {
+            candle_core::bail!("a norm of width {width} was given {:?}", x.shape());
+        }
+        let dtype = self.weight.dtype();
+        let rows = x.shape().elem_count() / width;
+        Ok((named(name, dtype, in_words(dtype, width, places)).0, rows as u64, rows * 32))
     }
-    x.contiguous()?.apply_op2_no_bwd(weight, &Rms { eps }).map(Some)
-}
 
-struct Rms {
-    eps: f32,
-}
-
-impl Rms {
     #[allow(unsafe_code)]
-    fn typed<T: Number>(
-        &self,
-        [name, wide_name]: [&str; 2],
-        (x, layout): (&CudaStorage, &Layout),
-        (weight, weight_layout): (&CudaStorage, &Layout),
-    ) -> Result<(CudaStorage, Shape)> {
-        let (Some((start, end)), Some((weight_start, weight_end))) =
-            (layout.contiguous_offsets(), weight_layout.contiguous_offsets())
-        else {
-            candle_core::bail!("{:?} or its weight has gaps", layout.shape())
-        };
-        let (size, width) = (end - start, weight_end - weight_start);
-        if layout.dims().last() != Some(&width) {
-            candle_core::bail!("a norm of width {width} was given {:?}", layout.shape());
-        }
+    fn back(&self, x: &Tensor, gradient: &Tensor) -> Result<Tensor> {
+        let (x, gradient) = (x.contiguous()?, gradient.contiguous()?);
         // SAFETY: the kernel writes every value.
-        let out = unsafe { x.device.alloc::<T>(size)? };
-        let out = CudaStorage::wrap_cuda_slice(out, x.device.clone());
-        let places = [pointer::<T>(x, start)?, pointer::<T>(weight, weight_start)?, pointer::<T>(&out, 0)?];
-        let wide =
-            width.is_multiple_of(WORD / size_of::<T>()) && places.iter().all(|at| at.is_multiple_of(WORD as u64));
-        let (rows, wide_number) = ((size / width) as u64, number(width)?);
-        let kernel = function(&x.device, &NORM, if wide { wide_name } else { name })?;
-        let stream = x.device.cuda_stream();
-        let mut launch = stream.launch_builder(&kernel);
-        for place in &places {
-            launch.arg(place);
-        }
-        launch.arg(&rows).arg(&wide_number).arg(&self.eps);
-        // SAFETY: the arguments are those of the kernel in norm.cu, and the three tensors are as large as it reads and writes.
-        unsafe { launch.launch(grid(size / width * 32)?) }.w()?;
-        Ok((out, layout.shape().clone()))
+        let out = unsafe { x.empty_like()? };
+        let [from, weight, above, to] = [place_of(&x)?, place_of(&self.weight)?, place_of(&gradient)?, place_of(&out)?];
+        let (name, rows, threads) = self.kernel("norm_back", x.layout(), &[from, weight, above, to])?;
+        let arguments = [Place(from), Place(weight), Place(above), Place(to), Long(rows)];
+        let rest = [Number(number(self.weight.elem_count())?), Real(self.eps), Number(self.centred.into())];
+        // SAFETY: the arguments are those of the kernel in norm.cu, and all tensors of the rows' size.
+        unsafe { start(&device_of(&x)?, &NORM, &name, threads, &[&arguments[..], &rest].concat())? };
+        Ok(out)
     }
 }
 
-impl CustomOp2 for Rms {
+impl CustomOp1 for Normal {
     fn name(&self) -> &'static str {
-        "rms-norm"
+        "norm"
     }
 
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
         only_on_gpus()
     }
 
-    fn cuda_fwd(
-        &self,
-        x: &CudaStorage,
-        layout: &Layout,
-        weight: &CudaStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        let (x, weight) = ((x, layout), (weight, weight_layout));
-        match x.0.dtype() {
-            DType::F32 => self.typed::<f32>(["rms_f32", "rms_f32_wide"], x, weight),
-            _ => self.typed::<bf16>(["rms_bf16", "rms_bf16_wide"], x, weight),
-        }
+    #[allow(unsafe_code)]
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        // SAFETY: the kernel writes every value.
+        let out = unsafe { unwritten(&x.device, layout.shape(), x.dtype())? };
+        let bias = self.bias.as_ref().map_or(Ok(0), place_of)?;
+        let whole = Layout::contiguous(layout.shape());
+        let [from, weight, to] = [place(x, layout)?, place_of(&self.weight)?, place(&out, &whole)?];
+        let (name, rows, threads) = self.kernel("norm", layout, &[from, weight, bias, to])?;
+        let arguments = [Place(from), Place(weight), Place(bias), Place(to), Long(rows)];
+        let rest = [Number(number(self.weight.elem_count())?), Real(self.eps), Number(self.centred.into())];
+        // SAFETY: the arguments are those of the kernel in norm.cu, and all tensors as large as it reads and writes.
+        unsafe { start(&x.device, &NORM, &name, threads, &[&arguments[..], &rest].concat())? };
+        Ok((out, layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+        self.back(x, gradient).map(Some)
     }
 }

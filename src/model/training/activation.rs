@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor, Var};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::{CHUNK, with};
+use super::{CHUNK, Replaced, with};
+#[cfg(feature = "cuda")]
+use crate::model::gpu::training as gpu;
 use crate::model::{Activation, matrix::slice, simd::vectorised};
 
 /// `act(gate) · up`.
@@ -65,6 +69,17 @@ impl CustomOp2 for Gated {
         Ok((CpuStorage::F32(h), gate_layout.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        gate: &CudaStorage,
+        gate_layout: &Layout,
+        up: &CudaStorage,
+        up_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        gpu::gated(self.0, (gate, gate_layout), (up, up_layout))
+    }
+
     fn bwd(
         &self,
         gate: &Tensor,
@@ -72,6 +87,11 @@ impl CustomOp2 for Gated {
         _: &Tensor,
         gradient: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if gate.device().is_cuda() {
+            let (d_gate, d_up) = gpu::gated_back(self.0, gate, up, gradient)?;
+            return Ok((Some(d_gate), Some(d_up)));
+        }
         let size = gate.elem_count();
         let (mut d_gate, mut d_up) = (vec![0f32; size], vec![0f32; size]);
         with(gate, |gate| {
@@ -114,6 +134,18 @@ impl CustomOp2 for GatedFrozen {
         self.down.cpu_fwd(&h, &Layout::contiguous(shape))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        gate: &CudaStorage,
+        gate_layout: &Layout,
+        up: &CudaStorage,
+        up_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (h, shape) = Gated(self.act).cuda_fwd(gate, gate_layout, up, up_layout)?;
+        self.down.cuda_fwd(&h, &Layout::contiguous(shape))
+    }
+
     fn bwd(
         &self,
         gate: &Tensor,
@@ -129,7 +161,7 @@ impl CustomOp2 for GatedFrozen {
 /// The same where columns of the projection are trained.
 pub struct GatedReplaced {
     pub act: Activation,
-    pub down: Arc<Box<dyn CustomOp2 + Send + Sync>>,
+    pub down: Replaced,
 }
 
 impl CustomOp3 for GatedReplaced {
@@ -150,6 +182,20 @@ impl CustomOp3 for GatedReplaced {
         self.down.cpu_fwd(&h, &Layout::contiguous(shape), values, values_layout)
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        gate: &CudaStorage,
+        gate_layout: &Layout,
+        up: &CudaStorage,
+        up_layout: &Layout,
+        values: &CudaStorage,
+        values_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (h, shape) = Gated(self.act).cuda_fwd(gate, gate_layout, up, up_layout)?;
+        self.down.cuda_fwd(&h, &Layout::contiguous(shape), values, values_layout)
+    }
+
     fn bwd(
         &self,
         gate: &Tensor,
@@ -159,12 +205,10 @@ impl CustomOp3 for GatedReplaced {
         gradient: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let h = gate.apply_op2_no_bwd(up, &Gated(self.act))?;
-        // A variable, so that its gradient is asked for.
-        let h = Var::from_tensor(&h)?;
-        let (back, own) = self.down.bwd(&h, values, y, gradient)?;
+        let gradient = gradient.contiguous()?;
+        let own = self.down.own_gradient(&h, values, &gradient)?;
         drop(h);
-        let Some(back) = back else { return Ok((None, None, own)) };
-        let (d_gate, d_up) = Gated(self.act).bwd(gate, up, y, &back)?;
-        Ok((d_gate, d_up, own))
+        let (d_gate, d_up) = Gated(self.act).bwd(gate, up, y, &self.down.back(&gradient)?)?;
+        Ok((d_gate, d_up, Some(own)))
     }
 }

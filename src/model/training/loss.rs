@@ -13,6 +13,10 @@ use crate::model::{
 
 /// `scale` times the sum of the negative log-likelihood of the scored targets under `logits [1, tokens, vocabulary]`.
 pub(super) fn cross_entropy(logits: &Tensor, targets: &[u32], scale: f64) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if crate::model::gpu::fits(logits) {
+        return crate::model::gpu::training::CrossEntropy::sum(logits, targets, scale as f32);
+    }
     if has_kernels(logits) {
         let op = CrossEntropy { targets: targets.to_vec(), scale: scale as f32, levels: Mutex::new(Vec::new()) };
         return logits.contiguous()?.apply_op1(op);

@@ -1,7 +1,8 @@
 //! The backward pass for training: gradients of what is trained, and nothing for what is frozen.
 //!
 //! A frozen projection's backward gives only its input's gradient, so that a token costs 2 FLOPs per frozen parameter forward and 2
-//! backward, where candle's own product would add 2 for a gradient that nobody wants. On the CPU the frozen parts are kernels.
+//! backward, where candle's own product would add 2 for a gradient that nobody wants. On the CPU and on NVIDIA's GPUs the frozen parts are
+//! kernels.
 
 mod activation;
 mod attention;
@@ -13,7 +14,9 @@ mod rotary;
 
 use std::mem::MaybeUninit;
 
-use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, Var, backprop::GradStore};
+use candle_core::{
+    CpuStorage, CustomOp1, DType, Device, InplaceOp1, Layout, Result, Shape, Tensor, Var, backprop::GradStore,
+};
 
 use self::loss::cross_entropy;
 pub use self::{
@@ -43,7 +46,38 @@ pub enum Activations {
 
 /// Whether a tensor is one that our own kernels read.
 pub fn has_kernels(x: &Tensor) -> bool {
+    #[cfg(feature = "cuda")]
+    if super::gpu::fits(x) {
+        return true;
+    }
     x.device().is_cpu() && x.dtype() == DType::F32
+}
+
+/// Lets go of the values of a tensor that no backward pass reads. The graph would hold them to its end, since it holds every tensor that an
+/// operator was given.
+pub fn forget(x: &Tensor) -> Result<()> {
+    if has_kernels(x) { x.inplace_op1(&Forget) } else { Ok(()) }
+}
+
+struct Forget;
+
+impl InplaceOp1 for Forget {
+    fn name(&self) -> &'static str {
+        "forget"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, _: &Layout) -> Result<()> {
+        *storage = CpuStorage::F32(Vec::new());
+        Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, storage: &mut candle_core::CudaStorage, _: &Layout) -> Result<()> {
+        use candle_core::backend::{BackendDevice, BackendStorage};
+        // The driver gives out no nothing.
+        *storage = storage.device.zeros_impl(&Shape::from(1), storage.dtype())?;
+        Ok(())
+    }
 }
 
 /// Tokens whose logits are held at once.
@@ -70,7 +104,14 @@ impl Decoder {
         let mut passes = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
             // Below the first trained weight nothing needs a gradient.
-            let input = if x.track_op() { Var::from_tensor(&x.detach())?.as_tensor().clone() } else { x };
+            let input = if x.track_op() {
+                let input = Var::from_tensor(&x.detach())?.as_tensor().clone();
+                // The layer below has its gradient from here, and that of the embedding asks for nothing else.
+                forget(&x)?;
+                input
+            } else {
+                x
+            };
             x = layer.forward(input.clone(), &positions, &mut Unobserved)?;
             let tracked = x.track_op();
             let output = (activations == Activations::Kept).then(|| x.clone());
@@ -80,7 +121,7 @@ impl Decoder {
                 x = Var::from_tensor(&x.detach())?.as_tensor().clone();
             }
         }
-        let (loss, mut gradient) = self.score(&x, targets, Some(&mut gradients))?;
+        let (losses, mut gradient) = self.score(&x, targets, Some(&mut gradients))?;
         drop(x);
         while let Some((layer, input, output, tracked)) = passes.pop() {
             let Some(above) = gradient.take().filter(|_| tracked) else { break };
@@ -95,7 +136,7 @@ impl Decoder {
         if let Some(gradient) = gradient.filter(|_| embedded.track_op()) {
             gradients.add(&mut backward(&embedded, gradient)?)?;
         }
-        Ok((loss, gradients.sums))
+        Ok((total(&losses)?, gradients.sums))
     }
 
     /// Sum of the negative log-likelihood over the scored tokens, in nats, and their number; without gradients.
@@ -112,18 +153,18 @@ impl Decoder {
         if scored == 0 {
             return Ok((0.0, 0));
         }
-        let (mean, _) = self.score(&x, targets, None)?;
-        Ok((mean * scored as f64, scored))
+        let (losses, _) = self.score(&x, targets, None)?;
+        Ok((total(&losses)? * scored as f64, scored))
     }
 
-    /// The mean loss of the last layer's output, and its gradient, a few tokens at a time: all logits of a batch would be its largest
+    /// The parts of the mean loss of the last layer's output, and its gradient, a few tokens at a time: all logits of a batch would be its largest
     /// tensor by far.
     fn score(
         &self,
         x: &Tensor,
         targets: &[u32],
         mut gradients: Option<&mut Gradients>,
-    ) -> Result<(f64, Option<Tensor>)> {
+    ) -> Result<(Vec<Tensor>, Option<Tensor>)> {
         let hidden = x.dim(2)?;
         let rows = x.reshape(((), hidden))?.detach();
         let tokens = rows.dim(0)?;
@@ -131,13 +172,14 @@ impl Decoder {
         if scored == 0 || targets.len() != tokens {
             candle_core::bail!("{scored} of {} targets are scored at {tokens} tokens", targets.len());
         }
-        let (mut loss, mut parts) = (0.0, Vec::new());
+        // Read when all is queued, since reading waits for a GPU.
+        let (mut losses, mut parts) = (Vec::new(), Vec::new());
         for (i, targets) in targets.chunks(SCORED).enumerate() {
             let part = rows.narrow(0, i * SCORED, targets.len())?.unsqueeze(0)?;
             let part = if gradients.is_some() { Var::from_tensor(&part)?.as_tensor().clone() } else { part };
             let logits = self.head.forward(&self.norm.forward(&part)?)?;
             let nll = cross_entropy(&logits, targets, 1.0 / scored as f64)?;
-            loss += f64::from(nll.to_dtype(DType::F32)?.to_scalar::<f32>()?);
+            losses.push(nll.detach().to_dtype(DType::F32)?);
             if let Some(gradients) = gradients.as_deref_mut() {
                 drop(logits);
                 let mut found = nll.backward()?;
@@ -148,11 +190,14 @@ impl Decoder {
                 gradients.add(&mut found)?;
             }
         }
-        if parts.is_empty() {
-            return Ok((loss, None));
-        }
-        Ok((loss, Some(Tensor::cat(&parts, 1)?.reshape(x.shape())?)))
+        let gradient = if parts.is_empty() { None } else { Some(Tensor::cat(&parts, 1)?.reshape(x.shape())?) };
+        Ok((losses, gradient))
     }
+}
+
+/// Their sum, in the order of the parts.
+fn total(losses: &[Tensor]) -> Result<f64> {
+    losses.iter().map(|loss| loss.to_scalar::<f32>().map(f64::from)).sum()
 }
 
 /// Sums of gradients over the parts of a pass, in the order of the variables.
@@ -177,7 +222,7 @@ impl Gradients<'_> {
 
 /// The backward pass of `y` from its own gradient.
 fn backward(y: &Tensor, gradient: Tensor) -> Result<GradStore> {
-    if y.device().is_cpu() {
+    if has_kernels(y) {
         return y.apply_op1(Seed(gradient))?.backward();
     }
     (y * gradient)?.sum_all()?.backward()
@@ -193,6 +238,12 @@ impl CustomOp1 for Seed {
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
         Ok((CpuStorage::F32(vec![0.0]), Shape::from(())))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, y: &candle_core::CudaStorage, _: &Layout) -> Result<(candle_core::CudaStorage, Shape)> {
+        use candle_core::backend::BackendDevice;
+        Ok((y.device.zeros_impl(&Shape::from(()), DType::F32)?, Shape::from(())))
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {

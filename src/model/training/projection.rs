@@ -5,7 +5,7 @@ use std::{mem::MaybeUninit, sync::Arc};
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::{has_kernels, made, with};
+use super::{made, with};
 use crate::model::{
     bf16,
     matrix::{Matrix, filled, multiply, slice},
@@ -52,6 +52,26 @@ pub(super) fn times(x: &[f32], weight: &[f32], out: usize, inner: usize, back: b
             (weight, Matrix { offset: 0, rows, columns }),
         );
     });
+}
+
+/// The product of `x [.., in]` and a weight `[out, in]` on a GPU.
+#[cfg(feature = "cuda")]
+pub(super) fn times_on_gpu(
+    x: &candle_core::CudaStorage,
+    layout: &Layout,
+    weight: &Tensor,
+) -> Result<(candle_core::CudaStorage, Shape)> {
+    use candle_core::backend::BackendStorage;
+    let (out, inner) = weight.dims2()?;
+    if layout.dims().last() != Some(&inner) {
+        candle_core::bail!("a projection of width {inner} was given vectors of {:?}", layout.shape());
+    }
+    let (storage, own) = weight.storage_and_layout();
+    let candle_core::Storage::Cuda(storage) = &*storage else { candle_core::bail!("the weight is not on the GPU") };
+    let tokens = layout.shape().elem_count() / inner;
+    let x_layout = Layout::contiguous_with_offset((tokens, inner), layout.start_offset());
+    let y = x.matmul(storage, (1, tokens, out, inner), &x_layout, &own.transpose(0, 1)?)?;
+    Ok((y, ending(layout.shape(), out)))
 }
 
 /// A tensor's last dimension replaced.
@@ -109,15 +129,8 @@ impl CustomOp1 for Frozen {
 
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, x: &candle_core::CudaStorage, layout: &Layout) -> Result<(candle_core::CudaStorage, Shape)> {
-        use candle_core::backend::BackendStorage;
         let Self::Plain(weight) = self else { candle_core::bail!("a weight laid out for the CPU") };
-        let (out, inner) = weight.dims2()?;
-        let (storage, own) = weight.storage_and_layout();
-        let candle_core::Storage::Cuda(storage) = &*storage else { candle_core::bail!("the weight is not on the GPU") };
-        let tokens = layout.shape().elem_count() / inner;
-        let x_layout = Layout::contiguous_with_offset((tokens, inner), layout.start_offset());
-        let y = x.matmul(storage, (1, tokens, out, inner), &x_layout, &own.transpose(0, 1)?)?;
-        Ok((y, ending(layout.shape(), out)))
+        times_on_gpu(x, layout, weight)
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
@@ -125,7 +138,7 @@ impl CustomOp1 for Frozen {
         let gradient = gradient.contiguous()?;
         let out = gradient.dims().last().copied().unwrap_or_default();
         Ok(Some(match self {
-            Self::Plain(weight) if has_kernels(weight) => {
+            Self::Plain(weight) if weight.device().is_cpu() && weight.dtype() == DType::F32 => {
                 let inner = weight.dim(1)?;
                 with(&gradient, |gradient| {
                     with(weight, |weight| {

@@ -1,8 +1,14 @@
 //! A frozen projection with trained rows or columns in it.
 
-use candle_core::{CpuStorage, CustomOp2, Device, InplaceOp1, Layout, Result, Shape, Tensor};
+use std::sync::Arc;
+
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
+use candle_core::{CpuStorage, CustomOp2, DType, Device, InplaceOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+use super::projection::times_on_gpu;
 use super::{
     made,
     projection::{ending, times},
@@ -10,18 +16,71 @@ use super::{
 };
 use crate::model::matrix::{Matrix, filled, multiply_add, slice, slice_mut};
 
-/// A frozen weight `[out, in]` in f32, some rows or columns of which are trained. Before every product the values are laid into the
-/// weight, so that one product computes all of it forward and one backward; only the gradient of the values is more.
+/// A frozen weight `[out, in]`, some rows or columns of which are trained. Before every product the values, in f32, are laid into the
+/// weight, so that one product computes all of it forward and one backward; only the gradient of the values is more. A weight in bf16 (on a
+/// GPU) has them rounded, as the checkpoint will that the values go into.
+#[derive(Clone)]
 pub struct Replaced {
     weight: Tensor,
-    indices: Vec<u32>,
+    indices: Arc<Vec<u32>>,
+    /// The same where the weight is, `[count]`.
+    there: Tensor,
     along: usize,
 }
 
 impl Replaced {
     pub fn new(weight: &Tensor, indices: &[u32], along: usize) -> Result<Self> {
+        let size = weight.dim(along)?;
+        if let Some(index) = indices.iter().find(|&&index| index as usize >= size) {
+            candle_core::bail!("neuron {index} of a projection with {size}");
+        }
         // A copy of its own, since it is written to.
-        Ok(Self { weight: weight.copy()?.contiguous()?, indices: indices.to_vec(), along })
+        let weight = weight.copy()?.contiguous()?;
+        let there = Tensor::new(indices, weight.device())?;
+        Ok(Self { weight, indices: Arc::new(indices.to_vec()), there, along })
+    }
+
+    /// The gradient of the values, in f32, for an input `x [.., in]` and the output's `gradient [.., out]`, which lies in one piece.
+    pub fn own_gradient(&self, x: &Tensor, values: &Tensor, gradient: &Tensor) -> Result<Tensor> {
+        let (out, inner) = self.weight.dims2()?;
+        let count = self.indices.len();
+        if !x.device().is_cpu() {
+            let (x, gradient) = (x.reshape(((), inner))?, gradient.reshape(((), out))?);
+            let own = if self.along == 0 {
+                gradient.index_select(&self.there, 1)?.t()?.matmul(&x)?
+            } else {
+                gradient.t()?.matmul(&x.index_select(&self.there, 1)?)?
+            };
+            return own.to_dtype(DType::F32);
+        }
+        let own = with(gradient, |gradient| {
+            with(x, |x| {
+                Ok(if self.along == 0 {
+                    across(&columns(gradient, out, &self.indices), count, x, inner)
+                } else {
+                    across(gradient, out, &columns(x, inner, &self.indices), count)
+                })
+            })
+        })?;
+        Tensor::from_vec(own, values.shape(), &Device::Cpu)
+    }
+
+    /// The gradient of the input, from the output's, which lies in one piece.
+    pub fn back(&self, gradient: &Tensor) -> Result<Tensor> {
+        let (out, inner) = self.weight.dims2()?;
+        let shape = ending(gradient.shape(), inner);
+        if !gradient.device().is_cpu() {
+            return gradient.reshape(((), out))?.matmul(&self.weight)?.reshape(shape);
+        }
+        with(gradient, |gradient| {
+            with(&self.weight, |weight| {
+                // SAFETY: a product writes every value.
+                #[allow(unsafe_code)]
+                unsafe {
+                    made(&shape, |y| times(gradient, weight, out, inner, true, y))
+                }
+            })
+        })
     }
 }
 
@@ -105,6 +164,18 @@ impl CustomOp2 for Replaced {
         Ok((CpuStorage::F32(y), ending(layout.shape(), out)))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        layout: &Layout,
+        values: &CudaStorage,
+        values_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        crate::model::gpu::training::put(&self.weight, &self.there, self.along, (values, values_layout))?;
+        times_on_gpu(x, layout, &self.weight)
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -112,31 +183,9 @@ impl CustomOp2 for Replaced {
         _: &Tensor,
         gradient: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (out, inner) = self.weight.dims2()?;
-        let count = self.indices.len();
         let gradient = gradient.contiguous()?;
-        let own = with(&gradient, |gradient| {
-            with(x, |x| {
-                Ok(if self.along == 0 {
-                    across(&columns(gradient, out, &self.indices), count, x, inner)
-                } else {
-                    across(gradient, out, &columns(x, inner, &self.indices), count)
-                })
-            })
-        })?;
-        let own = Tensor::from_vec(own, values.shape(), &Device::Cpu)?;
-        if !x.track_op() {
-            return Ok((None, Some(own)));
-        }
-        let back = with(&gradient, |gradient| {
-            with(&self.weight, |weight| {
-                // SAFETY: a product writes every value.
-                #[allow(unsafe_code)]
-                unsafe {
-                    made(x.shape(), |y| times(gradient, weight, out, inner, true, y))
-                }
-            })
-        })?;
-        Ok((Some(back), Some(own)))
+        let own = self.own_gradient(x, values, &gradient)?;
+        let back = x.track_op().then(|| self.back(&gradient)).transpose()?;
+        Ok((back, Some(own)))
     }
 }
