@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The table of what adapt_demo.sh has made: bits per byte of the target before and after, and what the other languages gained or lost.
+"""The table of what adapt_experiment.sh has made: bits per byte of the target before and after, and what the other languages gained or lost.
 
 usage: adapt_table.py OUT
 
@@ -34,11 +34,16 @@ def main():
     print("| language | method | rate | target, bits per byte: mean of 3 seeds (lowest to highest) | change ± s.e. over documents | mean change of the others | worst of them |")
     print("|---|---|---:|---|---:|---:|---|")
     for language, name in NAMES.items():
+        if not (out / language).is_dir():
+            continue
         own = before[language]
         print(f"| {name} | before | | {own['value']:.4f} ± {own['stderr']:.4f} | | | |")
         for method in METHODS:
-            rate = (out / language / f"best-{method}").read_text().strip()
-            runs = [bits_per_byte(out / language / f"{method}-lr{rate}-seed{seed}" / "evaluation.json") for seed in SEEDS]
+            place = out / language / method
+            if not (place / "best").is_file():
+                continue
+            rate = (place / "best").read_text().strip()
+            runs = [bits_per_byte(place / f"{method}-lr{rate}-seed{seed}" / "evaluation.json") for seed in SEEDS]
             found = [run[language]["value"] for run in runs]
             error = statistics.mean(paired(own, run[language]) for run in runs)
             others = [(run[other]["value"] - before[other]["value"], other) for run in runs for other in run if other != language]

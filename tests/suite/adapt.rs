@@ -25,7 +25,7 @@ fn folder(name: &str) -> PathBuf {
 }
 
 /// Every tiny checkpoint without experts.
-fn dense() -> Vec<PathBuf> {
+pub fn dense() -> Vec<PathBuf> {
     let inside = |name: &str| std::fs::read_dir(folder(name)).unwrap().map(|entry| entry.unwrap().path());
     let mut folders: Vec<_> = inside("families").chain(inside("tiny-llama")).collect();
     folders.retain(|folder| {
@@ -37,15 +37,15 @@ fn dense() -> Vec<PathBuf> {
 }
 
 /// A model with all that a method needs of it.
-struct Bench {
+pub struct Bench {
     checkpoint: Checkpoint,
     architecture: Architecture,
     neurons: NeuronSet,
-    ids: Tensor,
+    pub ids: Tensor,
 }
 
 impl Bench {
-    fn new(folder: &FilePath) -> Self {
+    pub fn new(folder: &FilePath) -> Self {
         let checkpoint = Checkpoint::open(folder).unwrap();
         let architecture = family::read(&checkpoint).unwrap();
         let shape = architecture.spec.ffn;
@@ -71,12 +71,23 @@ impl Bench {
 
     fn open(&self, method: &Method) -> (Box<dyn Adaptation>, Trainable) {
         let adaptation = method.open(&self.choice()).unwrap();
-        let trainable =
-            Trainable::load(&self.checkpoint, &self.architecture, &*adaptation, DType::F32, &Device::Cpu).unwrap();
+        let trainable = self.load(&*adaptation, DType::F32, &Device::Cpu);
         (adaptation, trainable)
     }
 
-    fn targets(&self) -> Vec<u32> {
+    fn load(&self, adaptation: &dyn Adaptation, dtype: DType, device: &Device) -> Trainable {
+        Trainable::load(&self.checkpoint, &self.architecture, adaptation, dtype, device).unwrap()
+    }
+
+    /// What a method trains, each value moved a little, somewhere.
+    pub fn disturbed(&self, method: &str, dtype: DType, device: &Device) -> Trainable {
+        let adaptation = Method::named(method).unwrap().open(&self.choice()).unwrap();
+        let trainable = self.load(&*adaptation, dtype, device);
+        disturb(&trainable);
+        trainable
+    }
+
+    pub fn targets(&self) -> Vec<u32> {
         targets(&self.ids)
     }
 
@@ -89,7 +100,7 @@ fn targets(ids: &Tensor) -> Vec<u32> {
     adapt::targets(&ids.flatten_all().unwrap().to_vec1::<u32>().unwrap(), ids.dim(1).unwrap())
 }
 
-fn each(folders: &[PathBuf], check: impl Fn(&Bench) -> Result<(), String>) {
+pub fn each(folders: &[PathBuf], check: impl Fn(&Bench) -> Result<(), String>) {
     let failures: Vec<String> = folders
         .iter()
         .filter_map(|folder| {
@@ -110,12 +121,12 @@ fn disturb(trainable: &Trainable) {
                 ((seed >> 8) as f32 / (1 << 24) as f32 - 0.5) * 0.05
             })
             .collect();
-        let noise = Tensor::from_vec(noise, parameter.var.shape(), &Device::Cpu).unwrap();
+        let noise = Tensor::from_vec(noise, parameter.var.shape(), parameter.var.device()).unwrap();
         parameter.var.set(&(parameter.var.as_tensor() + noise).unwrap()).unwrap();
     }
 }
 
-fn relative(found: &Tensor, wanted: &Tensor) -> f64 {
+pub fn relative(found: &Tensor, wanted: &Tensor) -> f64 {
     let (found, wanted) = (floats(found), floats(wanted));
     assert_eq!(found.len(), wanted.len());
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();

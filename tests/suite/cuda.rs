@@ -15,7 +15,7 @@ use neuroglot::{
 };
 
 use crate::{
-    families,
+    adapt, families,
     tensors::{counts_agree, fixture, floats, ids, tally},
 };
 
@@ -201,6 +201,37 @@ fn gradients_on_the_gpu_are_those_of_the_cpu() {
             }
         }
     }
+}
+
+/// Beside frozen weights, whose kernels are others than those of trained ones.
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn every_method_has_the_gradients_of_the_cpu() {
+    let gpu = gpu();
+    adapt::each(&adapt::dense(), |bench| {
+        let (ids, targets) = (bench.ids.to_device(&gpu).unwrap(), bench.targets());
+        for method in ["subnetwork", "lora", "ia3", "ffn"] {
+            let run = |dtype, device: &Device, ids: &Tensor, activations| {
+                let trainable = bench.disturbed(method, dtype, device);
+                let (loss, found) = trainable.decoder.gradients(ids, &targets, &trainable.vars(), activations).unwrap();
+                let home = |found: Option<Tensor>| found.unwrap().to_device(&Device::Cpu).unwrap();
+                (loss, found.into_iter().map(home).collect::<Vec<_>>())
+            };
+            let (loss, wanted) = run(DType::F32, &Device::Cpu, &bench.ids, Activations::Kept);
+            for (dtype, activations, tolerance) in [
+                (DType::F32, Activations::Kept, 1e-3),
+                (DType::F32, Activations::Recomputed, 1e-3),
+                (DType::BF16, Activations::Kept, 0.2),
+            ] {
+                let (found_loss, found) = run(dtype, &gpu, &ids, activations);
+                let what = format!("{method} in {dtype:?}, {activations:?}");
+                within(&format!("{what}, loss"), (loss - found_loss).abs() / loss, tolerance / 10.0)?;
+                let furthest = wanted.iter().zip(&found).map(|(wanted, found)| adapt::relative(found, wanted));
+                within(&format!("{what}, gradients"), furthest.fold(0.0, f64::max), tolerance)?;
+            }
+        }
+        Ok(())
+    });
 }
 
 #[test]
