@@ -14,7 +14,7 @@ use super::{
     positions::Positions,
     rope::Rotary,
     simd::{exp, max, sum, vectorised},
-    training::{CausalGradient, forget, has_kernels},
+    training::{CausalGradient, has_kernels},
 };
 
 /// The four projections around scaled dot-product attention (Vaswani et al. 2017, arXiv 1706.03762).
@@ -53,11 +53,6 @@ pub struct Scores {
 }
 
 impl Attention {
-    /// Whether the backward pass asks for the values of what queries, keys and values are made of.
-    pub fn reads_input(&self) -> bool {
-        [&self.query, &self.key, &self.value].iter().any(|projection| projection.reads_input())
-    }
-
     /// What the output projection is given: `[batch, seq, hidden]` to `[batch, seq, heads · head_dim]`.
     pub fn mix(&self, x: &Tensor, rotary: Option<&Arc<Rotary>>, positions: &Positions, path: Path) -> Result<Tensor> {
         let (batch, seq, _) = x.dims3()?;
@@ -91,12 +86,7 @@ impl Attention {
             }
         }
         if let Some(rotary) = rotary {
-            let still = (query, key);
-            (query, key) = (rotary.turn(&still.0, path)?, rotary.turn(&still.1, path)?);
-            if path == Path::Training {
-                forget(&still.0)?;
-                forget(&still.1)?;
-            }
+            (query, key) = (rotary.turn(&query, path)?, rotary.turn(&key, path)?);
         }
         // [batch, seq, heads, head_dim]
         let mixed = match path {

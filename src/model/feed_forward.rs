@@ -23,10 +23,10 @@ pub enum FeedForward {
 
 /// `down(act(gate(x)) · up(x))`, or `down(act(gate(x)))` without an up projection.
 pub struct Dense {
-    gate: Linear,
-    up: Option<Linear>,
-    down: Linear,
-    activation: Activation,
+    pub gate: Linear,
+    pub up: Option<Linear>,
+    pub down: Linear,
+    pub activation: Activation,
     path: Path,
 }
 
@@ -89,9 +89,6 @@ impl Dense {
             (Path::Inference | Path::Portable, None) => activation::plain(gate, self.activation, layer, observer)?,
             (Path::Training, Some(up)) if training::has_kernels(&gate) => {
                 activation::observe(&gate, self.activation, layer, observer)?;
-                if let Some(y) = self.down.gated(&gate, &up, self.activation)? {
-                    return Ok(Product::Done(y));
-                }
                 gate.apply_op2(&up, training::Gated(self.activation))?
             }
             (Path::Differentiable | Path::Training, up) => {

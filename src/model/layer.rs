@@ -12,21 +12,20 @@ use super::{
     positions::Positions,
     residual::{add, add_projected},
     spec::QueryKeyNorm,
-    training::forget,
     weights::Weights,
 };
 
 /// A layer. Which of its four norms are there, and whether attention and FFN read the same residual stream, is its placement.
 pub struct Layer {
     number: usize,
-    before_attention: Option<Norm>,
-    attention: Attention,
-    after_attention: Option<Norm>,
-    before_ffn: Option<Norm>,
-    ffn: FeedForward,
-    after_ffn: Option<Norm>,
-    parallel: bool,
-    rope: Option<usize>,
+    pub before_attention: Option<Norm>,
+    pub attention: Attention,
+    pub after_attention: Option<Norm>,
+    pub before_ffn: Option<Norm>,
+    pub feed_forward: FeedForward,
+    pub after_ffn: Option<Norm>,
+    pub parallel: bool,
+    pub rope: Option<usize>,
     path: Path,
 }
 
@@ -46,7 +45,7 @@ impl Layer {
             attention: attention(weights, number)?,
             after_attention,
             before_ffn,
-            ffn: FeedForward::build(weights, number)?,
+            feed_forward: FeedForward::build(weights, number)?,
             after_ffn,
             parallel: placement.parallel(),
             rope: spec.layers[number].rope,
@@ -56,21 +55,26 @@ impl Layer {
 
     /// The residual stream behind the layer, `[batch, seq, hidden]`.
     pub fn forward(&self, x: Tensor, positions: &Positions, observer: &mut dyn Observer) -> Result<Tensor> {
+        if !self.parallel {
+            return self.feed(self.attend(x, positions)?, observer);
+        }
         let input = normed(self.before_attention.as_ref(), &x)?;
         let mixed = self.mix(&input, positions)?;
-        if self.parallel {
-            // Before attention is added to `x`, which is what `input` would be without a norm.
-            let input = if self.before_ffn.is_some() { self.ffn_input(&x)? } else { input };
-            let product = self.ffn.product(&input, self.number, observer)?;
-            return self.fed(self.attended(x, &mixed)?, product);
-        }
-        if self.path == Path::Training && self.before_attention.is_some() && !self.attention.reads_input() {
-            forget(&input)?;
-        }
-        drop(input);
-        let x = self.attended(x, &mixed)?;
-        drop(mixed);
-        let product = self.ffn.product(&self.ffn_input(&x)?, self.number, observer)?;
+        // Before attention is added to `x`, which is what `input` would be without a norm.
+        let input = if self.before_ffn.is_some() { self.ffn_input(&x)? } else { input };
+        let product = self.feed_forward.product(&input, self.number, observer)?;
+        self.fed(self.attended(x, &mixed)?, product)
+    }
+
+    /// The residual stream behind attention, where the layer is not parallel.
+    pub fn attend(&self, x: Tensor, positions: &Positions) -> Result<Tensor> {
+        let mixed = self.mix(&normed(self.before_attention.as_ref(), &x)?, positions)?;
+        self.attended(x, &mixed)
+    }
+
+    /// The residual stream behind the feed-forward network, where the layer is not parallel.
+    pub fn feed(&self, x: Tensor, observer: &mut dyn Observer) -> Result<Tensor> {
+        let product = self.feed_forward.product(&self.ffn_input(&x)?, self.number, observer)?;
         self.fed(x, product)
     }
 
@@ -79,10 +83,9 @@ impl Layer {
         let input = if self.parallel {
             normed(self.before_ffn.as_ref().or(self.before_attention.as_ref()), &x)?
         } else {
-            let mixed = self.mix(&normed(self.before_attention.as_ref(), &x)?, positions)?;
-            self.ffn_input(&self.attended(x, &mixed)?)?
+            self.ffn_input(&self.attend(x, positions)?)?
         };
-        self.ffn.observe(&input, self.number, observer)
+        self.feed_forward.observe(&input, self.number, observer)
     }
 
     /// What attention gives its output projection.
@@ -92,11 +95,7 @@ impl Layer {
 
     /// The residual stream behind attention.
     fn attended(&self, x: Tensor, mixed: &Tensor) -> Result<Tensor> {
-        let x = add_projected(x, &self.attention.output, mixed, self.after_attention.as_ref(), self.path)?;
-        if self.path == Path::Training && !self.attention.output.reads_input() {
-            forget(mixed)?;
-        }
-        Ok(x)
+        add_projected(x, &self.attention.output, mixed, self.after_attention.as_ref(), self.path)
     }
 
     /// The residual stream behind the feed-forward network.

@@ -6,10 +6,10 @@ use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::{
-    Activation, Path, bf16,
+    Path, bf16,
     matrix::{Matrix, filled, multiply, slice},
     patch::{Cut, Patch},
-    training::{Frozen, GatedFrozen, GatedReplaced, Replaced, has_kernels},
+    training::{Frozen, Replaced, has_kernels},
 };
 
 /// Weight `[out, in]` and, where the family has one, bias `[out]`.
@@ -32,7 +32,7 @@ enum Weight {
     Panels(Panels),
     Halves(bf16::Panels),
     /// Behind which only the input has a gradient.
-    Frozen(Arc<Box<dyn CustomOp1 + Send + Sync>>),
+    Frozen(Frozen),
     /// The same, but for rows or columns that lie in it and have a gradient.
     Replaced(Replaced, Tensor),
     /// Has a gradient itself: the tensor as the checkpoint holds it, of which the projection is a part.
@@ -64,7 +64,7 @@ impl Linear {
             let bias = beside(weight, bias)?.map(|bias| cut.of_bias(&bias)).transpose()?;
             return Ok(Self { weight: layout, bias: bias.map(Bias::Own), patch: None });
         } else {
-            Weight::Frozen(Arc::new(Box::new(Frozen::new(cut.of(weight)?)?)))
+            Weight::Frozen(Frozen::new(cut.of(weight)?)?)
         };
         let bias = beside(weight, bias)?;
         let bias = match bias {
@@ -88,11 +88,6 @@ impl Linear {
         matches!(self.weight, Weight::Halves(_))
     }
 
-    /// Whether the backward pass asks for the values of the input.
-    pub fn reads_input(&self) -> bool {
-        self.patch.is_some() || !matches!(self.weight, Weight::Frozen(_))
-    }
-
     /// `[batch, seq, in]` to `[batch, seq, out]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let Some(patch) = &self.patch else { return self.product(x) };
@@ -108,20 +103,45 @@ impl Linear {
         }
     }
 
-    /// Of `act(gate) · up` while training, `[batch, seq, in]` each: nothing where the product is wanted for itself.
-    pub fn gated(&self, gate: &Tensor, up: &Tensor, act: Activation) -> Result<Option<Tensor>> {
-        let y = match &self.weight {
-            _ if self.patch.is_some() || !has_kernels(gate) => return Ok(None),
-            Weight::Frozen(down) => gate.apply_op2(up, GatedFrozen { act, down: down.clone() })?,
-            Weight::Replaced(down, values) => gate.apply_op3(up, values, GatedReplaced { act, down: down.clone() })?,
-            _ => return Ok(None),
+    /// Whether its backward pass can be written out: nothing of it is trained but rows or columns that lie in it.
+    pub fn is_written(&self) -> bool {
+        let bias = match &self.bias {
+            None => true,
+            Some(Bias::Own(bias)) => !bias.track_op(),
+            Some(Bias::Trained(..)) => false,
         };
-        self.biased(y).map(Some)
+        bias && self.patch.is_none() && matches!(self.weight, Weight::Frozen(_) | Weight::Replaced(..))
+    }
+
+    /// The trained rows or columns that lie in it.
+    pub fn replaced(&self) -> Option<(&Replaced, &Tensor)> {
+        match &self.weight {
+            Weight::Replaced(replaced, values) => Some((replaced, values)),
+            _ => None,
+        }
+    }
+
+    /// [`Linear::forward`] of what has no gradient, without a graph.
+    pub fn still(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.weight {
+            Weight::Frozen(frozen) => self.biased(x.contiguous()?.apply_op1_no_bwd(frozen)?),
+            Weight::Replaced(op, values) => self.biased(x.contiguous()?.apply_op2_no_bwd(&values.detach(), op)?),
+            _ => self.forward(x),
+        }
+    }
+
+    /// The gradient of the input from the output's `[.., out]`, where it [is written out](Linear::is_written).
+    pub fn back(&self, gradient: &Tensor) -> Result<Tensor> {
+        match &self.weight {
+            Weight::Frozen(frozen) => frozen.back(gradient),
+            Weight::Replaced(replaced, _) => replaced.back(gradient),
+            _ => candle_core::bail!("a projection whose backward pass is the graph's"),
+        }
     }
 
     fn product(&self, x: &Tensor) -> Result<Tensor> {
         if let Weight::Frozen(frozen) = &self.weight {
-            return self.biased(x.contiguous()?.apply_op1_arc(frozen.clone())?);
+            return self.biased(x.contiguous()?.apply_op1(frozen.clone())?);
         }
         if let Weight::Replaced(op, values) = &self.weight {
             return self.biased(x.contiguous()?.apply_op2(values, op.clone())?);

@@ -64,6 +64,18 @@ impl Norm {
         super::gpu::norm::Normal { weight, bias: self.bias.clone(), eps, centred }
     }
 
+    /// Whether its backward pass is written out: it is frozen, and we have a kernel.
+    pub fn is_written(&self) -> bool {
+        self.frozen.is_some()
+    }
+
+    /// The gradient of the input `x` from the output's, where it [is written out](Norm::is_written).
+    pub fn back(&self, x: &Tensor, gradient: &Tensor) -> Result<Tensor> {
+        let Some(frozen) = &self.frozen else { candle_core::bail!("a norm whose backward pass is the graph's") };
+        let found = frozen.bwd(x, x, gradient)?;
+        found.map_or_else(|| gradient.zeros_like(), Ok)
+    }
+
     #[allow(clippy::cast_possible_truncation)]
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let eps = self.spec.eps as f32;

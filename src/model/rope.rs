@@ -192,6 +192,11 @@ impl Rotary {
         Tensor::cat(&[turned, x.narrow(3, self.dim, head_dim - self.dim)?], 3)
     }
 
+    /// The gradient of what was turned, from that of what came out, where we have a kernel for it.
+    pub fn turn_back(&self, gradient: &Tensor) -> Result<Tensor> {
+        self.kernel()?.back(gradient)
+    }
+
     /// The kernel that turns and, for the gradient, turns back.
     fn kernel(&self) -> Result<Turn> {
         let table = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>().map(Arc::new);

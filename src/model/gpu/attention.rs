@@ -64,8 +64,65 @@ fn slopes(scores: &Scores, device: &Device) -> Result<Option<Tensor>> {
     scores.slopes.as_ref().map(|slopes| Tensor::new(slopes.as_slice(), device)).transpose()
 }
 
-/// Attention as [`attend`] computes it, with a gradient: all queries at once where their scores have room, and the weights of the keys
-/// computed again.
+/// The gradients of query, key and value of [`attend`], from that of what comes out: all queries at once where
+/// their scores have room, and the weights of the keys computed again.
+///
+/// # Errors
+/// When the GPU has no room or fails.
+pub fn attend_back(
+    scores: &Scores,
+    rotary: Option<&Rotary>,
+    [query, key, value]: [&Tensor; 3],
+    gradient: &Tensor,
+) -> Result<[Tensor; 3]> {
+    let gradient = &gradient.contiguous()?;
+    let (batch, seq, heads, dim) = query.dims4()?;
+    let kv_heads = key.dim(2)?;
+    let (all_keys, all_values) = (heads_first(key, rotary, 0, seq)?, heads_first(value, None, 0, seq)?);
+    let slopes = slopes(scores, query.device())?;
+    // SAFETY: the blocks are all queries, and each of them is put there.
+    #[allow(unsafe_code)]
+    let to_query = unsafe { query.empty_like()? };
+    let (mut to_key, mut to_value): (Option<Tensor>, Option<Tensor>) = (None, None);
+    let size = (SCORES / (batch * heads * seq)).clamp(1, seq);
+    for first in (0..seq).step_by(size) {
+        let queries = size.min(seq - first);
+        let oldest = scores.window.map_or(0, |window| (first + 1).saturating_sub(window));
+        let keys = first + queries - oldest;
+        let grouped = |x: Tensor| x.reshape((batch, kv_heads, heads / kv_heads * queries, dim));
+        let query = grouped(heads_first(query, rotary, first, queries)?)?;
+        let above = grouped(heads_first(gradient, None, first, queries)?)?;
+        let (key, value) = (all_keys.narrow(2, oldest, keys)?, all_values.narrow(2, oldest, keys)?);
+        let weights = query.matmul(&key.t()?)?;
+        let raw = scores.softcap.map(|_| weights.copy()).transpose()?;
+        weights.inplace_op1(&Weigh { scores, slopes: slopes.as_ref(), heads, queries, first, oldest })?;
+        let back = above.matmul(&value.t()?)?;
+        let of_value = weights.t()?.matmul(&above)?;
+        back.inplace_op2(&weights, &WeighBack { scores, raw: raw.as_ref() })?;
+        drop((weights, raw));
+        let of_key = back.t()?.matmul(&query)?;
+        let of_query = back.matmul(&key)?.reshape((batch, heads, queries, dim))?;
+        to_query.inplace_op2(&of_query, &TokensFirst { back: rotary, first })?;
+        let added = |sum: Option<Tensor>, part: Tensor| -> Result<Tensor> {
+            // Among all keys.
+            let part = part.pad_with_zeros(2, oldest, seq - oldest - keys)?;
+            sum.map_or_else(|| Ok(part.clone()), |sum| sum + &part)
+        };
+        to_key = Some(added(to_key, of_key)?);
+        to_value = Some(added(to_value, of_value)?);
+    }
+    let (Some(of_key), Some(of_value)) = (to_key, to_value) else { candle_core::bail!("windows without a token") };
+    let tokens_first = |x: Tensor, back| {
+        // SAFETY: all tokens are put there.
+        #[allow(unsafe_code)]
+        let to = unsafe { key.empty_like()? };
+        to.inplace_op2(&x, &TokensFirst { back, first: 0 })?;
+        Ok::<_, candle_core::Error>(to)
+    };
+    Ok([to_query, tokens_first(of_key, rotary)?, tokens_first(of_value, None)?])
+}
+
+/// Attention as [`attend`] computes it, with a gradient.
 pub struct Attend {
     scores: Scores,
     rotary: Option<Arc<Rotary>>,
@@ -89,55 +146,6 @@ impl Attend {
         let rotary = rotary.cloned();
         let mixed = attend(scores, rotary.as_deref(), &query.detach(), &key.detach(), &value.detach())?;
         query.apply_op3(&key, &value, Self { scores: scores.clone(), rotary, mixed: Mutex::new(Some(mixed)) })
-    }
-
-    /// The gradients of query, key and value from that of what comes out.
-    fn back(&self, query: &Tensor, key: &Tensor, value: &Tensor, gradient: &Tensor) -> Result<[Tensor; 3]> {
-        let (batch, seq, heads, dim) = query.dims4()?;
-        let kv_heads = key.dim(2)?;
-        let (scores, rotary) = (&self.scores, self.rotary.as_deref());
-        let (all_keys, all_values) = (heads_first(key, rotary, 0, seq)?, heads_first(value, None, 0, seq)?);
-        let slopes = slopes(scores, query.device())?;
-        // SAFETY: the blocks are all queries, and each of them is put there.
-        #[allow(unsafe_code)]
-        let to_query = unsafe { query.empty_like()? };
-        let (mut to_key, mut to_value): (Option<Tensor>, Option<Tensor>) = (None, None);
-        let size = (SCORES / (batch * heads * seq)).clamp(1, seq);
-        for first in (0..seq).step_by(size) {
-            let queries = size.min(seq - first);
-            let oldest = scores.window.map_or(0, |window| (first + 1).saturating_sub(window));
-            let keys = first + queries - oldest;
-            let grouped = |x: Tensor| x.reshape((batch, kv_heads, heads / kv_heads * queries, dim));
-            let query = grouped(heads_first(query, rotary, first, queries)?)?;
-            let above = grouped(heads_first(gradient, None, first, queries)?)?;
-            let (key, value) = (all_keys.narrow(2, oldest, keys)?, all_values.narrow(2, oldest, keys)?);
-            let weights = query.matmul(&key.t()?)?;
-            let raw = scores.softcap.map(|_| weights.copy()).transpose()?;
-            weights.inplace_op1(&Weigh { scores, slopes: slopes.as_ref(), heads, queries, first, oldest })?;
-            let back = above.matmul(&value.t()?)?;
-            let of_value = weights.t()?.matmul(&above)?;
-            back.inplace_op2(&weights, &WeighBack { scores, raw: raw.as_ref() })?;
-            drop((weights, raw));
-            let of_key = back.t()?.matmul(&query)?;
-            let of_query = back.matmul(&key)?.reshape((batch, heads, queries, dim))?;
-            to_query.inplace_op2(&of_query, &TokensFirst { back: rotary, first })?;
-            let added = |sum: Option<Tensor>, part: Tensor| -> Result<Tensor> {
-                // Among all keys.
-                let part = part.pad_with_zeros(2, oldest, seq - oldest - keys)?;
-                sum.map_or_else(|| Ok(part.clone()), |sum| sum + &part)
-            };
-            to_key = Some(added(to_key, of_key)?);
-            to_value = Some(added(to_value, of_value)?);
-        }
-        let (Some(of_key), Some(of_value)) = (to_key, to_value) else { candle_core::bail!("windows without a token") };
-        let tokens_first = |x: Tensor, back| {
-            // SAFETY: all tokens are put there.
-            #[allow(unsafe_code)]
-            let to = unsafe { key.empty_like()? };
-            to.inplace_op2(&x, &TokensFirst { back, first: 0 })?;
-            Ok::<_, candle_core::Error>(to)
-        };
-        Ok([to_query, tokens_first(of_key, rotary)?, tokens_first(of_value, None)?])
     }
 }
 
@@ -182,7 +190,7 @@ impl CustomOp3 for Attend {
         _: &Tensor,
         gradient: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [query, key, value] = self.back(query, key, value, &gradient.contiguous()?)?;
+        let [query, key, value] = attend_back(&self.scores, self.rotary.as_deref(), [query, key, value], gradient)?;
         Ok((Some(query), Some(key), Some(value)))
     }
 }

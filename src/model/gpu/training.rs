@@ -41,7 +41,7 @@ pub fn gated(
 /// # Errors
 /// When the GPU has no room or fails.
 #[allow(unsafe_code)]
-pub fn gated_back(act: Activation, gate: &Tensor, up: &Tensor, gradient: &Tensor) -> Result<(Tensor, Tensor)> {
+pub fn gated_back(act: Activation, gate: &Tensor, up: &Tensor, gradient: &Tensor) -> Result<[Tensor; 2]> {
     let (gate, up, gradient) = (gate.contiguous()?, up.contiguous()?, gradient.contiguous()?);
     let count = gate.elem_count();
     if up.elem_count() != count || gradient.elem_count() != count {
@@ -54,7 +54,7 @@ pub fn gated_back(act: Activation, gate: &Tensor, up: &Tensor, gradient: &Tensor
     let arguments = [&places.map(Place)[..], &[Long(count as u64), Number(act as u32)]].concat();
     // SAFETY: the arguments are those of the kernel in training.cu, and the five are of one size.
     unsafe { start(&device_of(&gate)?, &TRAINING, &name, count / values, &arguments)? };
-    Ok((to_gate, to_up))
+    Ok([to_gate, to_up])
 }
 
 /// Lays `values` (f32) into rows (`along` 0) or columns (1) of a weight `[out, in]` whose numbers are `indices` (u32).

@@ -1,13 +1,11 @@
-//! The gated activation, and the projection behind it.
-
-use std::sync::Arc;
+//! The gated activation.
 
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::{CHUNK, Replaced, with};
+use super::{CHUNK, with};
 #[cfg(feature = "cuda")]
 use crate::model::gpu::training as gpu;
 use crate::model::{Activation, matrix::slice, simd::vectorised};
@@ -87,10 +85,17 @@ impl CustomOp2 for Gated {
         _: &Tensor,
         gradient: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [gate, up] = self.back(gate, up, gradient)?;
+        Ok((Some(gate), Some(up)))
+    }
+}
+
+impl Gated {
+    /// The gradients of gate and up from that of their product.
+    pub fn back(&self, gate: &Tensor, up: &Tensor, gradient: &Tensor) -> Result<[Tensor; 2]> {
         #[cfg(feature = "cuda")]
         if gate.device().is_cuda() {
-            let (d_gate, d_up) = gpu::gated_back(self.0, gate, up, gradient)?;
-            return Ok((Some(d_gate), Some(d_up)));
+            return gpu::gated_back(self.0, gate, up, gradient);
         }
         let size = gate.elem_count();
         let (mut d_gate, mut d_up) = (vec![0f32; size], vec![0f32; size]);
@@ -106,109 +111,7 @@ impl CustomOp2 for Gated {
                 })
             })
         })?;
-        let tensor = |values| Tensor::from_vec(values, gate.shape(), &Device::Cpu).map(Some);
-        Ok((tensor(d_gate)?, tensor(d_up)?))
-    }
-}
-
-/// A frozen projection of `act(gate) · up`, which is computed once more in the backward pass and not kept: the widest tensor of a
-/// layer, and cheap to make. The projection's backward asks its input for nothing but its shape, as that of `Frozen` does.
-pub struct GatedFrozen {
-    pub act: Activation,
-    pub down: Arc<Box<dyn CustomOp1 + Send + Sync>>,
-}
-
-impl CustomOp2 for GatedFrozen {
-    fn name(&self) -> &'static str {
-        "projection-of-gated-activation"
-    }
-
-    fn cpu_fwd(
-        &self,
-        gate: &CpuStorage,
-        gate_layout: &Layout,
-        up: &CpuStorage,
-        up_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (h, shape) = Gated(self.act).cpu_fwd(gate, gate_layout, up, up_layout)?;
-        self.down.cpu_fwd(&h, &Layout::contiguous(shape))
-    }
-
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(
-        &self,
-        gate: &CudaStorage,
-        gate_layout: &Layout,
-        up: &CudaStorage,
-        up_layout: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        let (h, shape) = Gated(self.act).cuda_fwd(gate, gate_layout, up, up_layout)?;
-        self.down.cuda_fwd(&h, &Layout::contiguous(shape))
-    }
-
-    fn bwd(
-        &self,
-        gate: &Tensor,
-        up: &Tensor,
-        y: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let Some(gradient) = self.down.bwd(gate, y, gradient)? else { return Ok((None, None)) };
-        Gated(self.act).bwd(gate, up, y, &gradient)
-    }
-}
-
-/// The same where columns of the projection are trained.
-pub struct GatedReplaced {
-    pub act: Activation,
-    pub down: Replaced,
-}
-
-impl CustomOp3 for GatedReplaced {
-    fn name(&self) -> &'static str {
-        "projection-of-gated-activation-with-trained-columns"
-    }
-
-    fn cpu_fwd(
-        &self,
-        gate: &CpuStorage,
-        gate_layout: &Layout,
-        up: &CpuStorage,
-        up_layout: &Layout,
-        values: &CpuStorage,
-        values_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (h, shape) = Gated(self.act).cpu_fwd(gate, gate_layout, up, up_layout)?;
-        self.down.cpu_fwd(&h, &Layout::contiguous(shape), values, values_layout)
-    }
-
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(
-        &self,
-        gate: &CudaStorage,
-        gate_layout: &Layout,
-        up: &CudaStorage,
-        up_layout: &Layout,
-        values: &CudaStorage,
-        values_layout: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        let (h, shape) = Gated(self.act).cuda_fwd(gate, gate_layout, up, up_layout)?;
-        self.down.cuda_fwd(&h, &Layout::contiguous(shape), values, values_layout)
-    }
-
-    fn bwd(
-        &self,
-        gate: &Tensor,
-        up: &Tensor,
-        values: &Tensor,
-        y: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let h = gate.apply_op2_no_bwd(up, &Gated(self.act))?;
-        let gradient = gradient.contiguous()?;
-        let own = self.down.own_gradient(&h, values, &gradient)?;
-        drop(h);
-        let (d_gate, d_up) = Gated(self.act).bwd(gate, up, y, &self.down.back(&gradient)?)?;
-        Ok((d_gate, d_up, Some(own)))
+        let tensor = |values| Tensor::from_vec(values, gate.shape(), &Device::Cpu);
+        Ok([tensor(d_gate)?, tensor(d_up)?])
     }
 }

@@ -41,6 +41,14 @@ impl CustomOp3 for CausalGradient {
         _: &Tensor,
         gradient: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [query, key, value] = self.back([query, key, value], gradient)?;
+        Ok((Some(query), Some(key), Some(value)))
+    }
+}
+
+impl CausalGradient {
+    /// The gradients of query, key and value from that of what they give.
+    pub fn back(&self, [query, key, value]: [&Tensor; 3], gradient: &Tensor) -> Result<[Tensor; 3]> {
         let (batch, seq, heads, dim) = query.dims4()?;
         let kv_heads = key.dim(2)?;
         let sizes = Sizes { scores: &self.scores, seq, heads, kv_heads, dim };
@@ -82,8 +90,8 @@ impl CustomOp3 for CausalGradient {
                 d_value[at..at + dim].copy_from_slice(&part.value[position * dim..][..dim]);
             }
         }
-        let tensor = |values, like: &Tensor| Tensor::from_vec(values, like.shape(), &Device::Cpu).map(Some);
-        Ok((tensor(d_query, query)?, tensor(d_key, key)?, tensor(d_value, value)?))
+        let tensor = |values, like: &Tensor| Tensor::from_vec(values, like.shape(), &Device::Cpu);
+        Ok([tensor(d_query, query)?, tensor(d_key, key)?, tensor(d_value, value)?])
     }
 }
 

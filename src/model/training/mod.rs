@@ -8,23 +8,18 @@ mod activation;
 mod attention;
 mod loss;
 mod norm;
+mod pass;
 mod projection;
 mod replaced;
 mod rotary;
 
 use std::mem::MaybeUninit;
 
-use candle_core::{
-    CpuStorage, CustomOp1, DType, Device, InplaceOp1, Layout, Result, Shape, Tensor, Var, backprop::GradStore,
-};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, Var, backprop::GradStore};
 
 use self::loss::cross_entropy;
 pub use self::{
-    activation::{Gated, GatedFrozen, GatedReplaced},
-    attention::CausalGradient,
-    norm::FrozenNorm,
-    projection::Frozen,
-    replaced::Replaced,
+    activation::Gated, attention::CausalGradient, norm::FrozenNorm, projection::Frozen, replaced::Replaced,
     rotary::Turn,
 };
 use super::{
@@ -53,33 +48,6 @@ pub fn has_kernels(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }
 
-/// Lets go of the values of a tensor that no backward pass reads. The graph would hold them to its end, since it holds every tensor that an
-/// operator was given.
-pub fn forget(x: &Tensor) -> Result<()> {
-    if has_kernels(x) { x.inplace_op1(&Forget) } else { Ok(()) }
-}
-
-struct Forget;
-
-impl InplaceOp1 for Forget {
-    fn name(&self) -> &'static str {
-        "forget"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, _: &Layout) -> Result<()> {
-        *storage = CpuStorage::F32(Vec::new());
-        Ok(())
-    }
-
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(&self, storage: &mut candle_core::CudaStorage, _: &Layout) -> Result<()> {
-        use candle_core::backend::{BackendDevice, BackendStorage};
-        // The driver gives out no nothing.
-        *storage = storage.device.zeros_impl(&Shape::from(1), storage.dtype())?;
-        Ok(())
-    }
-}
-
 /// Tokens whose logits are held at once.
 const SCORED: usize = 256;
 
@@ -100,38 +68,17 @@ impl Decoder {
         let mut gradients = Gradients { vars, sums: vec![None; vars.len()] };
         let positions = self.positions(ids)?;
         let embedded = self.embedding.forward(ids)?;
-        let mut x = embedded.clone();
+        // Below the first trained weight nothing needs a gradient.
+        let (mut x, mut tracked) = (embedded.detach(), embedded.track_op());
         let mut passes = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
-            // Below the first trained weight nothing needs a gradient.
-            let input = if x.track_op() {
-                let input = Var::from_tensor(&x.detach())?.as_tensor().clone();
-                // The layer below has its gradient from here, and that of the embedding asks for nothing else.
-                forget(&x)?;
-                input
-            } else {
-                x
-            };
-            x = layer.forward(input.clone(), &positions, &mut Unobserved)?;
-            let tracked = x.track_op();
-            let output = (activations == Activations::Kept).then(|| x.clone());
-            passes.push((layer, input, output, tracked));
-            if tracked && activations == Activations::Recomputed {
-                // The graph goes, the need for a gradient stays.
-                x = Var::from_tensor(&x.detach())?.as_tensor().clone();
-            }
+            x = pass::forward(layer, x, &positions, &mut tracked, activations, &mut passes)?;
         }
         let (losses, mut gradient) = self.score(&x, targets, Some(&mut gradients))?;
         drop(x);
-        while let Some((layer, input, output, tracked)) = passes.pop() {
-            let Some(above) = gradient.take().filter(|_| tracked) else { break };
-            let output = match output {
-                Some(output) => output,
-                None => layer.forward(input.clone(), &positions, &mut Unobserved)?,
-            };
-            let mut found = backward(&output, above)?;
-            gradient = if input.is_variable() { found.remove(&input) } else { None };
-            gradients.add(&mut found)?;
+        while let Some(pass) = passes.pop() {
+            let Some(above) = gradient else { break };
+            gradient = pass.back(above, &positions, &mut gradients)?;
         }
         if let Some(gradient) = gradient.filter(|_| embedded.track_op()) {
             gradients.add(&mut backward(&embedded, gradient)?)?;
@@ -207,13 +154,21 @@ struct Gradients<'a> {
 }
 
 impl Gradients<'_> {
+    /// Of one variable, by its tensor.
+    fn put(&mut self, values: &Tensor, gradient: Tensor) -> Result<()> {
+        let Some(place) = self.vars.iter().position(|var| var.id() == values.id()) else { return Ok(()) };
+        let sum = &mut self.sums[place];
+        *sum = Some(match sum.take() {
+            Some(sum) => (sum + gradient)?,
+            None => gradient,
+        });
+        Ok(())
+    }
+
     fn add(&mut self, found: &mut GradStore) -> Result<()> {
-        for (var, sum) in self.vars.iter().zip(&mut self.sums) {
+        for var in self.vars {
             if let Some(gradient) = found.remove(var.as_tensor()) {
-                *sum = Some(match sum.take() {
-                    Some(sum) => (sum + gradient)?,
-                    None => gradient,
-                });
+                self.put(var, gradient)?;
             }
         }
         Ok(())

@@ -12,11 +12,12 @@ use crate::model::{
 };
 
 /// A frozen weight `[out, in]`: `x Wᵀ` forward, `g W` backward, and no gradient of its own.
+#[derive(Clone)]
 pub enum Frozen {
     /// In the checkpoint's own layout, which serves both directions.
     Plain(Tensor),
     /// In bf16 on the CPU, as the processor's instructions read it, once for each direction.
-    Halves(bf16::Panels, Arc<bf16::Panels>),
+    Halves(Arc<bf16::Panels>, Arc<bf16::Panels>),
     /// In bf16 on the CPU in its own layout, since others hold it too: the embedding as head.
     Wide(Tensor),
 }
@@ -34,7 +35,51 @@ impl Frozen {
             return Ok(Self::Wide(weight));
         }
         let back = Arc::new(bf16::Panels::new(&weight.t()?.contiguous()?)?);
-        Ok(Self::Halves(bf16::Panels::new(&weight)?, back))
+        Ok(Self::Halves(Arc::new(bf16::Panels::new(&weight)?), back))
+    }
+
+    /// The gradient of the input from the output's `[.., out]`.
+    pub fn back(&self, gradient: &Tensor) -> Result<Tensor> {
+        let gradient = gradient.contiguous()?;
+        let out = gradient.dims().last().copied().unwrap_or_default();
+        match self {
+            Self::Plain(weight) => {
+                let inner = weight.dim(1)?;
+                let shape = ending(gradient.shape(), inner);
+                if !(weight.device().is_cpu() && weight.dtype() == DType::F32) {
+                    return gradient.reshape(((), out))?.matmul(weight)?.reshape(shape);
+                }
+                with(&gradient, |gradient| {
+                    with(weight, |weight| {
+                        // SAFETY: a product writes every value.
+                        #[allow(unsafe_code)]
+                        unsafe {
+                            made(&shape, |y| times(gradient, weight, out, inner, true, y))
+                        }
+                    })
+                })
+            }
+            Self::Halves(_, panels) => {
+                let y = gradient.reshape(((), out))?.apply_op1_no_bwd(&**panels)?;
+                let shape = ending(gradient.shape(), y.dim(1)?);
+                y.reshape(shape)
+            }
+            Self::Wide(weight) => {
+                let shape = ending(gradient.shape(), weight.dim(1)?);
+                let gradient = rounded(&gradient.reshape(((), out))?)?;
+                let mut sum: Option<Tensor> = None;
+                for start in (0..out).step_by(WIDENED) {
+                    let rows = WIDENED.min(out - start);
+                    let weight = weight.narrow(0, start, rows)?.to_dtype(DType::F32)?;
+                    let part = gradient.narrow(1, start, rows)?.contiguous()?.matmul(&weight)?;
+                    sum = Some(match sum {
+                        Some(sum) => (sum + part)?,
+                        None => part,
+                    });
+                }
+                sum.expect("an embedding has rows").reshape(shape)
+            }
+        }
     }
 }
 
@@ -113,7 +158,7 @@ impl CustomOp1 for Frozen {
             Self::Halves(panels, _) => {
                 let x =
                     Tensor::from_slice(slice(x, layout)?, (layout.shape().elem_count() / inner, inner), &Device::Cpu)?;
-                let y = x.apply_op1_no_bwd(panels)?;
+                let y = x.apply_op1_no_bwd(&**panels)?;
                 let out = y.dim(1)?;
                 Ok((CpuStorage::F32(y.flatten_all()?.to_vec1()?), ending(layout.shape(), out)))
             }
@@ -133,39 +178,7 @@ impl CustomOp1 for Frozen {
         times_on_gpu(x, layout, weight)
     }
 
-    fn bwd(&self, x: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        let shape = x.shape();
-        let gradient = gradient.contiguous()?;
-        let out = gradient.dims().last().copied().unwrap_or_default();
-        Ok(Some(match self {
-            Self::Plain(weight) if weight.device().is_cpu() && weight.dtype() == DType::F32 => {
-                let inner = weight.dim(1)?;
-                with(&gradient, |gradient| {
-                    with(weight, |weight| {
-                        // SAFETY: a product writes every value.
-                        #[allow(unsafe_code)]
-                        unsafe {
-                            made(shape, |y| times(gradient, weight, out, inner, true, y))
-                        }
-                    })
-                })?
-            }
-            Self::Plain(weight) => gradient.reshape(((), out))?.matmul(weight)?.reshape(shape)?,
-            Self::Halves(_, panels) => gradient.reshape(((), out))?.apply_op1_no_bwd(&**panels)?.reshape(shape)?,
-            Self::Wide(weight) => {
-                let gradient = rounded(&gradient.reshape(((), out))?)?;
-                let mut sum: Option<Tensor> = None;
-                for start in (0..out).step_by(WIDENED) {
-                    let rows = WIDENED.min(out - start);
-                    let weight = weight.narrow(0, start, rows)?.to_dtype(DType::F32)?;
-                    let part = gradient.narrow(1, start, rows)?.contiguous()?.matmul(&weight)?;
-                    sum = Some(match sum {
-                        Some(sum) => (sum + part)?,
-                        None => part,
-                    });
-                }
-                sum.expect("an embedding has rows").reshape(shape)?
-            }
-        }))
+    fn bwd(&self, _: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+        self.back(gradient).map(Some)
     }
 }

@@ -40,39 +40,47 @@ impl Replaced {
         Ok(Self { weight, indices: Arc::new(indices.to_vec()), there, along })
     }
 
-    /// The gradient of the values, in f32, for an input `x [.., in]` and the output's `gradient [.., out]`, which lies in one piece.
-    pub fn own_gradient(&self, x: &Tensor, values: &Tensor, gradient: &Tensor) -> Result<Tensor> {
-        let (out, inner) = self.weight.dims2()?;
-        let count = self.indices.len();
+    /// Of rows `x [.., width]` the values that belong to the neurons, `[tokens, count]`.
+    pub fn select(&self, x: &Tensor) -> Result<Tensor> {
+        let width = x.dims().last().copied().unwrap_or_default();
         if !x.device().is_cpu() {
-            let (x, gradient) = (x.reshape(((), inner))?, gradient.reshape(((), out))?);
-            let own = if self.along == 0 {
-                gradient.index_select(&self.there, 1)?.t()?.matmul(&x)?
-            } else {
-                gradient.t()?.matmul(&x.index_select(&self.there, 1)?)?
-            };
-            return own.to_dtype(DType::F32);
+            return x.reshape(((), width))?.index_select(&self.there, 1);
         }
-        let own = with(gradient, |gradient| {
-            with(x, |x| {
+        let own = with(x, |x| Ok(columns(x, width, &self.indices)))?;
+        Tensor::from_vec(own, (x.elem_count() / width, self.indices.len()), &Device::Cpu)
+    }
+
+    /// The gradient of the values, in f32: of rows from the input `[.., in]` and the neurons' part of the output's gradient, of columns from
+    /// the neurons' part of the input and the output's gradient `[.., out]`; the neurons' part is `[tokens, count]`.
+    pub fn own_gradient(&self, whole: &Tensor, selected: &Tensor) -> Result<Tensor> {
+        let width = whole.dims().last().copied().unwrap_or_default();
+        let count = self.indices.len();
+        if !whole.device().is_cpu() {
+            let whole = whole.reshape(((), width))?;
+            let (a, b) = if self.along == 0 { (selected, &whole) } else { (&whole, selected) };
+            return a.t()?.matmul(b)?.to_dtype(DType::F32);
+        }
+        let (own, shape) = with(whole, |whole| {
+            with(selected, |selected| {
                 Ok(if self.along == 0 {
-                    across(&columns(gradient, out, &self.indices), count, x, inner)
+                    (across(selected, count, whole, width), (count, width))
                 } else {
-                    across(gradient, out, &columns(x, inner, &self.indices), count)
+                    (across(whole, width, selected, count), (width, count))
                 })
             })
         })?;
-        Tensor::from_vec(own, values.shape(), &Device::Cpu)
+        Tensor::from_vec(own, shape, &Device::Cpu)
     }
 
-    /// The gradient of the input, from the output's, which lies in one piece.
+    /// The gradient of the input from the output's `[.., out]`.
     pub fn back(&self, gradient: &Tensor) -> Result<Tensor> {
+        let gradient = gradient.contiguous()?;
         let (out, inner) = self.weight.dims2()?;
         let shape = ending(gradient.shape(), inner);
         if !gradient.device().is_cpu() {
             return gradient.reshape(((), out))?.matmul(&self.weight)?.reshape(shape);
         }
-        with(gradient, |gradient| {
+        with(&gradient, |gradient| {
             with(&self.weight, |weight| {
                 // SAFETY: a product writes every value.
                 #[allow(unsafe_code)]
@@ -176,15 +184,13 @@ impl CustomOp2 for Replaced {
         times_on_gpu(x, layout, &self.weight)
     }
 
-    fn bwd(
-        &self,
-        x: &Tensor,
-        values: &Tensor,
-        _: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(&self, x: &Tensor, _: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let gradient = gradient.contiguous()?;
-        let own = self.own_gradient(x, values, &gradient)?;
+        let own = if self.along == 0 {
+            self.own_gradient(x, &self.select(&gradient)?)?
+        } else {
+            self.own_gradient(&gradient, &self.select(x)?)?
+        };
         let back = x.track_op().then(|| self.back(&gradient)).transpose()?;
         Ok((back, Some(own)))
     }

@@ -64,8 +64,15 @@ impl CustomOp1 for Turn {
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
-    fn bwd(&self, x: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        let back = with(gradient, |gradient| self.turn(gradient, x.shape(), -1.0))?;
-        Ok(Some(Tensor::from_vec(back, x.shape(), &Device::Cpu)?))
+    fn bwd(&self, _: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+        self.back(gradient).map(Some)
+    }
+}
+
+impl Turn {
+    /// Turned back.
+    pub fn back(&self, gradient: &Tensor) -> Result<Tensor> {
+        let back = with(gradient, |values| self.turn(values, gradient.shape(), -1.0))?;
+        Tensor::from_vec(back, gradient.shape(), &Device::Cpu)
     }
 }
