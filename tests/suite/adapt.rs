@@ -80,6 +80,7 @@ impl Bench {
     }
 
     /// What a method trains, each value moved a little, somewhere.
+    #[cfg(feature = "cuda")]
     pub fn disturbed(&self, method: &str, dtype: DType, device: &Device) -> Trainable {
         let adaptation = Method::named(method).unwrap().open(&self.choice()).unwrap();
         let trainable = self.load(&*adaptation, dtype, device);
