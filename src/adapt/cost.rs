@@ -29,9 +29,10 @@ pub struct Cost {
     pub activation_bytes: u64,
 }
 
-/// Values of a layer that are kept per token for the backward pass, in widths of the residual stream, of queries, of keys and of the FFN;
-/// as the kernels of `model/training/` keep them.
-const KEPT: [usize; 4] = [5, 3, 3, 2];
+/// Values of a layer that are kept per token for the backward pass, in widths of the residual stream, of queries, of keys and of the FFN:
+/// where it is written out (`model/training/pass.rs`), both inputs, what attention was given, gate and up; through the graph, more.
+const WRITTEN: [usize; 4] = [2, 1, 2, 2];
+const GRAPH: [usize; 4] = [5, 3, 3, 3];
 /// Logits of 256 tokens, their gradient and the sum of gradients.
 const LOGITS: usize = 256 * 3;
 
@@ -80,9 +81,9 @@ pub fn cost(
         }
     }
     let trained = per_layer.iter().sum::<u64>() + outside;
-    // Where whole neurons train, the product of activation and up projection is made again.
-    let product = if adaptation.neurons().is_some() { 0 } else { width };
-    let kept = product + KEPT[0] * hidden + KEPT[1] * queries + KEPT[2] * keys + KEPT[3] * width;
+    let widths = [hidden, queries, keys, width];
+    let by = if adaptation.neurons().is_some() { WRITTEN } else { GRAPH };
+    let kept: usize = by.iter().zip(widths).map(|(times, width)| times * width).sum();
     let tokens = batch * context;
     let layers = spec.ffn.layers;
     let values = match activations {

@@ -58,7 +58,7 @@ static void stepped(const u32 *h) {
     Storage<float> gradient = read<float>(count), base = read<float>(count);
     const float *f = n.at;
     launch(count + 1, 1, [&] {
-        step(value.at, mean.at, square.at, gradient.at, h[1] ? base.at : nullptr, count, f[0], f[1], f[2], f[3], f[4], f[5], f[6], f[7], f[8]);
+        adamw(value.at, mean.at, square.at, gradient.at, h[1] ? base.at : nullptr, count, f[0], f[1], f[2], f[3], f[4], f[5], f[6], f[7], f[8]);
     });
     write(value);
     write(mean);

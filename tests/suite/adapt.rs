@@ -1,138 +1,20 @@
-//! Adaptation against PyTorch and PEFT (tests/oracles/adapt.py), and laws that hold for every method and every family.
+//! Laws of adaptation that hold for every method and every family.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::{Path as FilePath, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, path::Path as FilePath};
 
 use candle_core::{DType, Device, Tensor, Var};
 use neuroglot::{
-    adapt::{self, AdamW, Adaptation, Choice, DeltaHead, METHODS, Method, Moments, Trainable},
-    checkpoint::Checkpoint,
+    adapt::{self, Adaptation, Choice, DeltaHead, METHODS, Method, Trainable},
     identify::Matching,
-    model::{Activations, Architecture, Decoder, Path, Projection, Site, UNSCORED, Unobserved, family},
-    neuron::{NeuronId, NeuronSet},
+    model::{Activations, Decoder, Path, Projection, Site, UNSCORED, Unobserved},
+    neuron::NeuronId,
 };
 use tempfile::TempDir;
 
-use crate::tensors::{fixture, floats, ids, largest_difference};
-
-const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
-
-fn folder(name: &str) -> PathBuf {
-    FilePath::new(FIXTURES).join(name)
-}
-
-/// Every tiny checkpoint without experts.
-pub fn dense() -> Vec<PathBuf> {
-    let inside = |name: &str| std::fs::read_dir(folder(name)).unwrap().map(|entry| entry.unwrap().path());
-    let mut folders: Vec<_> = inside("families").chain(inside("tiny-llama")).collect();
-    folders.retain(|folder| {
-        let architecture = family::read(&Checkpoint::open(folder).unwrap()).unwrap();
-        architecture.spec.feed_forward.routing.is_none()
-    });
-    folders.sort();
-    folders
-}
-
-/// A model with all that a method needs of it.
-pub struct Bench {
-    checkpoint: Checkpoint,
-    architecture: Architecture,
-    neurons: NeuronSet,
-    pub ids: Tensor,
-}
-
-impl Bench {
-    pub fn new(folder: &FilePath) -> Self {
-        let checkpoint = Checkpoint::open(folder).unwrap();
-        let architecture = family::read(&checkpoint).unwrap();
-        let shape = architecture.spec.ffn;
-        let all =
-            (0..shape.layers).flat_map(|layer| (1..shape.width).step_by(5).map(move |i| NeuronId::dense(layer, i)));
-        let neurons = NeuronSet::new(shape, all);
-        let ids = ids(&fixture(&folder.join("reference.safetensors"))["input_ids"]);
-        Self { checkpoint, architecture, neurons, ids }
-    }
-
-    fn choice(&self) -> Choice<'_> {
-        Choice {
-            architecture: &self.architecture,
-            language: "mlt_Latn".parse().unwrap(),
-            neurons: Some(&self.neurons),
-            seed: 7,
-            matching: Matching::PerLayer,
-            rank: 4,
-            alpha: 8.0,
-            dropout: 0.0,
-        }
-    }
-
-    fn open(&self, method: &Method) -> (Box<dyn Adaptation>, Trainable) {
-        let adaptation = method.open(&self.choice()).unwrap();
-        let trainable = self.load(&*adaptation, DType::F32, &Device::Cpu);
-        (adaptation, trainable)
-    }
-
-    fn load(&self, adaptation: &dyn Adaptation, dtype: DType, device: &Device) -> Trainable {
-        Trainable::load(&self.checkpoint, &self.architecture, adaptation, dtype, device).unwrap()
-    }
-
-    /// What a method trains, each value moved a little, somewhere.
-    #[cfg(feature = "cuda")]
-    pub fn disturbed(&self, method: &str, dtype: DType, device: &Device) -> Trainable {
-        let adaptation = Method::named(method).unwrap().open(&self.choice()).unwrap();
-        let trainable = self.load(&*adaptation, dtype, device);
-        disturb(&trainable);
-        trainable
-    }
-
-    pub fn targets(&self) -> Vec<u32> {
-        targets(&self.ids)
-    }
-
-    fn base(&self) -> Decoder {
-        Decoder::load(&self.checkpoint, DType::F32, &Device::Cpu, Path::Inference).unwrap()
-    }
-}
-
-fn targets(ids: &Tensor) -> Vec<u32> {
-    adapt::targets(&ids.flatten_all().unwrap().to_vec1::<u32>().unwrap(), ids.dim(1).unwrap())
-}
-
-pub fn each(folders: &[PathBuf], check: impl Fn(&Bench) -> Result<(), String>) {
-    let failures: Vec<String> = folders
-        .iter()
-        .filter_map(|folder| {
-            let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-            check(&Bench::new(folder)).err().map(|why| format!("{name}: {why}"))
-        })
-        .collect();
-    assert!(failures.is_empty(), "\n{}", failures.join("\n"));
-}
-
-/// Moves every value a little, each otherwise.
-fn disturb(trainable: &Trainable) {
-    let mut seed = 1u32;
-    for parameter in &trainable.parameters {
-        let noise: Vec<f32> = (0..parameter.var.elem_count())
-            .map(|_| {
-                seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                ((seed >> 8) as f32 / (1 << 24) as f32 - 0.5) * 0.05
-            })
-            .collect();
-        let noise = Tensor::from_vec(noise, parameter.var.shape(), parameter.var.device()).unwrap();
-        parameter.var.set(&(parameter.var.as_tensor() + noise).unwrap()).unwrap();
-    }
-}
-
-pub fn relative(found: &Tensor, wanted: &Tensor) -> f64 {
-    let (found, wanted) = (floats(found), floats(wanted));
-    assert_eq!(found.len(), wanted.len());
-    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
-    norm(&mut found.iter().zip(&wanted).map(|(a, b)| a - b)) / norm(&mut wanted.iter().copied()).max(1e-30)
-}
+use crate::{
+    adapt_bench::{Bench, dense, disturb, each, folder, relative, targets},
+    tensors::{floats, largest_difference},
+};
 
 #[test]
 fn the_gradients_of_every_weight_are_those_of_the_operators_with_gradients() {
@@ -242,6 +124,17 @@ fn what_is_not_scored_changes_neither_loss_nor_gradient() {
     let (nll, scored) = trainable.decoder.scored_nll(&short, &padded).unwrap();
     assert_eq!(scored, batch * (half - 1));
     assert!((nll / scored as f64 - wanted).abs() < 1e-6);
+}
+
+#[test]
+fn a_target_that_the_model_has_no_logit_for_is_refused() {
+    let bench = Bench::new(&folder("tiny-llama/scaled"));
+    let (_, trainable) = bench.open(Method::named("subnetwork").unwrap());
+    let mut targets = bench.targets();
+    targets[3] = 99_999;
+    let pass = trainable.decoder.gradients(&bench.ids, &targets, &trainable.vars(), Activations::Kept);
+    let error = pass.expect_err("there is no such id").to_string();
+    assert!(error.contains("99999") && error.contains("logits"), "{error}");
 }
 
 /// Every method on every family that it fits.
@@ -411,116 +304,6 @@ fn a_delta_trains_neurons_and_leaves_the_others_to_the_bit() {
     }
 }
 
-/// One step's gradients by our own pass, clipped, and a step of AdamW.
-fn step(trainable: &Trainable, ids: &Tensor, moments: &mut [Moments], number: u64, optimiser: &AdamW) -> (f64, f64) {
-    let (loss, found) =
-        trainable.decoder.gradients(ids, &targets(ids), &trainable.vars(), Activations::Recomputed).unwrap();
-    let gradients: Vec<Tensor> = found.into_iter().map(Option::unwrap).collect();
-    let norm = adapt::norm(&gradients).unwrap();
-    let factor = adapt::clip(norm, 1.0);
-    for ((parameter, moments), gradient) in trainable.parameters.iter().zip(moments).zip(&gradients) {
-        optimiser.step(number, optimiser.rate, &parameter.var, moments, (gradient, factor), None).unwrap();
-    }
-    (loss, norm)
-}
-
-fn moments(trainable: &Trainable) -> Vec<Moments> {
-    trainable.parameters.iter().map(|parameter| Moments::new(&parameter.var).unwrap()).collect()
-}
-
-/// The ids of one step: all of them turned on by as many.
-fn turned(ids: &Tensor, vocabulary: usize, step: u32) -> Tensor {
-    let values: Vec<u32> = ids.flatten_all().unwrap().to_vec1().unwrap();
-    let values: Vec<u32> = values.into_iter().map(|id| (id + step) % vocabulary as u32).collect();
-    Tensor::from_vec(values, ids.shape(), &Device::Cpu).unwrap()
-}
-
-const ORACLES: [(&str, &str); 4] = [
-    ("llama", "tiny-llama/scaled"),
-    ("phi3", "families/phi3-short"),
-    ("gpt2", "families/gpt2"),
-    ("qwen3", "families/qwen3-untied"),
-];
-
-#[test]
-fn gradients_of_neurons_are_pytorchs_dense_gradients_gathered() {
-    for (name, place) in ORACLES {
-        let reference = fixture(&folder(&format!("adapt/{name}.safetensors")));
-        let bench = Bench::new(&folder(place));
-        let (_, trainable) = bench.open(Method::named("subnetwork").unwrap());
-        let (loss, found) =
-            trainable.decoder.gradients(&bench.ids, &bench.targets(), &trainable.vars(), Activations::Kept).unwrap();
-        let wanted = floats(&reference["loss"])[0];
-        assert!((loss - wanted).abs() < 1e-5, "{name}: {loss} {wanted}");
-        for (parameter, found) in trainable.parameters.iter().zip(found) {
-            let key = format!("gradient.{}", parameter.name.strip_suffix(".values").unwrap());
-            let error = relative(&found.unwrap(), &reference[&key]);
-            assert!(error < 1e-5, "{name}: {key} differs by {error:e}");
-        }
-    }
-}
-
-#[test]
-fn ten_steps_are_pytorchs_ten_steps() {
-    for (name, place) in ORACLES {
-        let reference = fixture(&folder(&format!("adapt/{name}.safetensors")));
-        let bench = Bench::new(&folder(place));
-        let (_, trainable) = bench.open(Method::named("subnetwork").unwrap());
-        let mut moments = moments(&trainable);
-        let (losses, norms) = (floats(&reference["losses"]), floats(&reference["norms"]));
-        for number in 0..losses.len() {
-            let ids = turned(&bench.ids, bench.architecture.spec.vocabulary, number as u32);
-            let (loss, norm) = step(&trainable, &ids, &mut moments, number as u64 + 1, &AdamW::new(1e-3));
-            assert!((loss - losses[number]).abs() < 1e-4, "{name}, step {number}: {loss} {}", losses[number]);
-            assert!((norm / norms[number] - 1.0).abs() < 1e-3, "{name}, step {number}: {norm} {}", norms[number]);
-        }
-        for parameter in &trainable.parameters {
-            let key = format!("after.{}", parameter.name.strip_suffix(".values").unwrap());
-            let difference = largest_difference(parameter.var.as_tensor(), &reference[&key]);
-            assert!(difference < 1e-4, "{name}: {key} differs by {difference}");
-        }
-    }
-}
-
-/// PEFT's name of a patch's value.
-fn peft_name(bench: &Bench, method: &str, site: Site, value: &str) -> String {
-    let stem = bench.architecture.place(site).unwrap().stem;
-    match method {
-        "lora" => format!("base_model.model.{stem}.{value}.default.weight"),
-        _ => format!("base_model.model.{stem}.ia3_l.default"),
-    }
-}
-
-#[test]
-fn lora_and_ia3_are_pefts() {
-    for method in ["lora", "ia3"] {
-        let reference: HashMap<String, Tensor> = fixture(&folder(&format!("adapt/{method}.safetensors")));
-        let bench = Bench::new(&folder("tiny-llama/scaled"));
-        let (_, trainable) = bench.open(Method::named(method).unwrap());
-        let patches: Vec<(Site, Arc<dyn neuroglot::model::Patch>)> = trainable.patches.clone();
-        let values = || {
-            patches.iter().flat_map(|(site, patch)| patch.vars().into_iter().map(move |(name, var)| (*site, name, var)))
-        };
-        for (site, name, var) in values() {
-            let own = &reference[&format!("before.{}", peft_name(&bench, method, site, name))];
-            var.set(&own.reshape(var.shape()).unwrap()).unwrap();
-        }
-        let mut moments = moments(&trainable);
-        for (number, wanted) in floats(&reference["losses"]).into_iter().enumerate() {
-            let ids = turned(&bench.ids, bench.architecture.spec.vocabulary, number as u32);
-            let (loss, _) = step(&trainable, &ids, &mut moments, number as u64 + 1, &AdamW::new(1e-2));
-            assert!((loss - wanted).abs() < 1e-4, "{method}, step {number}: {loss} {wanted}");
-        }
-        for (site, name, var) in values() {
-            let key = format!("after.{}", peft_name(&bench, method, site, name));
-            let difference = largest_difference(var.as_tensor(), &reference[&key].reshape(var.shape()).unwrap());
-            assert!(difference < 1e-4, "{key} differs by {difference}");
-        }
-        let logits = trainable.decoder.logits(&bench.ids, &mut Unobserved).unwrap().detach();
-        assert!(largest_difference(&logits, &reference["logits"]) < 1e-4);
-    }
-}
-
 #[test]
 fn what_lora_drops_is_the_same_when_a_layer_is_recomputed() {
     let bench = Bench::new(&folder("tiny-llama/scaled"));
@@ -584,36 +367,4 @@ fn a_random_control_matches_and_avoids_the_language() {
     let last = last.neurons().unwrap();
     assert_eq!(last.len(), own.len());
     assert!(last.layer(own.shape().layers - 1).len() >= last.layer(0).len());
-}
-
-#[test]
-fn adamw_does_by_hand_what_its_formula_says() {
-    // g = 0.5, lr 0.1, decay 0.01: value 1 → 0.999; mean 0.05, square 0.00025; corrected 0.5 and 0.25, so the step is 0.1 · 0.5 / 0.5.
-    let number = |value: f32| Tensor::new(&[value], &Device::Cpu).unwrap();
-    let stepped = |optimiser: AdamW, factor: f32, base: Option<f32>| {
-        let value = Var::from_tensor(&number(1.0)).unwrap();
-        let mut moments = Moments::new(&value).unwrap();
-        let gradient = number(0.5 / factor);
-        optimiser.step(1, 0.1, &value, &mut moments, (&gradient, factor), base.map(number).as_ref()).unwrap();
-        value.to_vec1::<f32>().unwrap()[0]
-    };
-    for factor in [1.0, 0.25] {
-        let value = stepped(AdamW::new(0.1), factor, None);
-        assert!((value - 0.899).abs() < 1e-6, "{value}");
-        // Towards the base 0.8: 1 − 0.001 · 0.2 = 0.9998.
-        let base = AdamW { decay_to: adapt::DecayTo::Base, ..AdamW::new(0.1) };
-        let value = stepped(base, factor, Some(0.8));
-        assert!((value - 0.8998).abs() < 1e-6, "{value}");
-    }
-    // ‖(3, 4)‖ = 5 becomes 1, and what is shorter stays.
-    let norm = adapt::norm(&[number(3.0), number(4.0)]).unwrap();
-    assert!((norm - 5.0).abs() < 1e-9);
-    assert!((adapt::clip(norm, 1.0) - 0.2).abs() < 1e-6);
-    assert!((adapt::clip(0.5, 1.0) - 1.0).abs() < f32::EPSILON);
-    // 10 of 110 steps of warm-up, then half a cosine or a line to zero.
-    let at = |schedule: adapt::Schedule, step| schedule.factor(step, 10, 110);
-    assert!((at(adapt::Schedule::Cosine, 6) - 0.5).abs() < 1e-12);
-    assert!((at(adapt::Schedule::Cosine, 61) - 0.5).abs() < 1e-12);
-    assert!((at(adapt::Schedule::Linear, 36) - 0.75).abs() < 1e-12);
-    assert!((at(adapt::Schedule::Constant, 110) - 1.0).abs() < 1e-12);
 }

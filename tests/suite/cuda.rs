@@ -15,7 +15,7 @@ use neuroglot::{
 };
 
 use crate::{
-    adapt, families,
+    adapt_bench as adapt, families,
     tensors::{counts_agree, fixture, floats, ids, tally},
 };
 
@@ -221,6 +221,7 @@ fn every_method_has_the_gradients_of_the_cpu() {
             for (dtype, activations, tolerance) in [
                 (DType::F32, Activations::Kept, 1e-3),
                 (DType::F32, Activations::Recomputed, 1e-3),
+                // On the CPU, where only the factors of products are rounded, LoRA's furthest is 0.31.
                 (DType::BF16, Activations::Kept, 0.4),
             ] {
                 let (found_loss, found) = run(dtype, &gpu, &ids, activations);

@@ -1,6 +1,8 @@
 //! The integration tests: the library's laws, and the program as a person meets it.
 
 mod adapt;
+mod adapt_bench;
+mod adapt_oracles;
 mod adapt_runs;
 mod atlas;
 mod bad_input;

@@ -14,7 +14,7 @@ static __device__ __forceinline__ void move(
     const T *cos, const T *sin, u32 rotated, u32 interleaved, float sense
 ) {
     u32 packs = dim / N;
-    u64 number = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    u64 number = this_thread();
     u32 i = (u32)(number % packs) * N;
     number /= packs;
     u32 token = (u32)(number % tokens);
@@ -83,7 +83,7 @@ template <typename T, u32 N>
 static __device__ __forceinline__ void weigh(
     T *scores, u64 rows, u32 heads, u32 queries, u32 keys, u32 first, u32 oldest, u32 window, float scale, float cap, const float *slopes
 ) {
-    u64 number = (u64)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    u64 number = this_warp();
     u32 lane = threadIdx.x % 32;
     // The whole warp goes.
     if (number >= rows) { return; }
@@ -131,7 +131,7 @@ template <typename T, u32 N, u32 K>
 static __device__ __forceinline__ void weigh_held(
     T *scores, u64 rows, u32 heads, u32 queries, u32 keys, u32 first, u32 oldest, u32 window, float scale, float cap, const float *slopes
 ) {
-    u64 number = (u64)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    u64 number = this_warp();
     u32 lane = threadIdx.x % 32;
     if (number >= rows) { return; }
     T *row = scores + number * keys;
@@ -190,7 +190,7 @@ WEIGH(weigh_bf16_2048, bf16, weigh_held<bf16, 8, 8>)
 // capped times 1 − tanh²(raw scale / cap). weights: [rows, keys], 0 where a query does not see a key; raw likewise, or null.
 template <typename T, u32 N>
 static __device__ __forceinline__ void weigh_back(const T *weights, const T *raw, T *gradient, u64 rows, u32 keys, float scale, float cap) {
-    u64 number = (u64)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    u64 number = this_warp();
     u32 lane = threadIdx.x % 32;
     if (number >= rows) { return; }
     const T *own = weights + number * keys;

@@ -465,7 +465,12 @@ impl InplaceOp2 for WeighBack<'_> {
         weights: &CudaStorage,
         weights_layout: &Layout,
     ) -> Result<()> {
-        if layout.dims() != weights_layout.dims() {
+        let raw_size = self.raw.map_or(layout.shape().elem_count(), Tensor::elem_count);
+        let formats = [weights.dtype(), self.raw.map_or(gradient.dtype(), Tensor::dtype)];
+        if layout.dims() != weights_layout.dims()
+            || raw_size != layout.shape().elem_count()
+            || formats != [gradient.dtype(); 2]
+        {
             candle_core::bail!("the weights {:?} have a gradient {:?}", weights_layout.shape(), layout.shape());
         }
         let keys = layout.shape().dims4()?.3;

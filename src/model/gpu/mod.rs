@@ -118,6 +118,16 @@ fn place_of(tensor: &Tensor) -> Result<u64> {
     place(storage, layout)
 }
 
+/// An error unless tensors are of one format and size: a kernel is told the first one's alone.
+fn check_alike(tensors: &[&Tensor]) -> Result<()> {
+    for pair in tensors.windows(2) {
+        if pair[0].dtype() != pair[1].dtype() || pair[0].elem_count() != pair[1].elem_count() {
+            candle_core::bail!("a kernel takes {:?} and {:?} for tensors of one format and size", pair[0], pair[1]);
+        }
+    }
+    Ok(())
+}
+
 fn device_of(tensor: &Tensor) -> Result<CudaDevice> {
     Ok(tensor.device().as_cuda_device()?.clone())
 }

@@ -37,7 +37,7 @@ template <typename T, u32 N>
 static __device__ __forceinline__ void norm(
     const T *x, const T *weight, const T *bias, T *out, u64 rows, u32 width, float eps, u32 centred
 ) {
-    u64 number = (u64)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    u64 number = this_warp();
     u32 lane = threadIdx.x % 32;
     if (number >= rows) { return; }
     const T *row = x + number * width;
@@ -60,7 +60,7 @@ template <typename T, u32 N>
 static __device__ __forceinline__ void norm_back(
     const T *x, const T *weight, const T *gradient, T *out, u64 rows, u32 width, float eps, u32 centred
 ) {
-    u64 number = (u64)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    u64 number = this_warp();
     u32 lane = threadIdx.x % 32;
     if (number >= rows) { return; }
     const T *row = x + number * width, *from = gradient + number * width;

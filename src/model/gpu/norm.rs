@@ -1,10 +1,10 @@
 //! `RMSNorm` and `LayerNorm`, with their gradients. The kernels are in norm.cu.
 
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Tensor, backend::BackendStorage};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, backend::BackendStorage};
 
 use super::{
     Argument::{Long, Number, Place, Real},
-    NORM, device_of, in_words, named, number, only_on_gpus, place, place_of, start, unwritten,
+    NORM, check_alike, device_of, in_words, named, number, only_on_gpus, place, place_of, start, unwritten,
 };
 
 /// A norm over the last dimension, whose weight and bias have no gradient.
@@ -21,12 +21,12 @@ pub struct Normal {
 
 impl Normal {
     /// Rows of `x`, threads and the kernel for them.
-    fn kernel(&self, name: &str, x: &Layout, places: &[u64]) -> Result<(String, u64, usize)> {
-        let width = self.weight.elem_count();
-        if x.dims().last() != Some(&width) {
-            candle_core::bail!("a norm of width {width} was given {:?}", x.shape());
+    fn kernel(&self, name: &str, (x, format): (&Layout, DType), places: &[u64]) -> Result<(String, u64, usize)> {
+        let (width, dtype) = (self.weight.elem_count(), self.weight.dtype());
+        let bias = self.bias.as_ref().is_none_or(|bias| bias.elem_count() == width && bias.dtype() == dtype);
+        if x.dims().last() != Some(&width) || format != dtype || !bias {
+            candle_core::bail!("a norm of width {width} in {dtype:?} was given {:?} in {format:?}", x.shape());
         }
-        let dtype = self.weight.dtype();
         let rows = x.shape().elem_count() / width;
         Ok((named(name, dtype, in_words(dtype, width, places)).0, rows as u64, rows * 32))
     }
@@ -34,10 +34,11 @@ impl Normal {
     #[allow(unsafe_code)]
     fn back(&self, x: &Tensor, gradient: &Tensor) -> Result<Tensor> {
         let (x, gradient) = (x.contiguous()?, gradient.contiguous()?);
+        check_alike(&[&x, &gradient])?;
         // SAFETY: the kernel writes every value.
         let out = unsafe { x.empty_like()? };
         let [from, weight, above, to] = [place_of(&x)?, place_of(&self.weight)?, place_of(&gradient)?, place_of(&out)?];
-        let (name, rows, threads) = self.kernel("norm_back", x.layout(), &[from, weight, above, to])?;
+        let (name, rows, threads) = self.kernel("norm_back", (x.layout(), x.dtype()), &[from, weight, above, to])?;
         let arguments = [Place(from), Place(weight), Place(above), Place(to), Long(rows)];
         let rest = [Number(number(self.weight.elem_count())?), Real(self.eps), Number(self.centred.into())];
         // SAFETY: the arguments are those of the kernel in norm.cu, and all tensors of the rows' size.
@@ -62,7 +63,7 @@ impl CustomOp1 for Normal {
         let bias = self.bias.as_ref().map_or(Ok(0), place_of)?;
         let whole = Layout::contiguous(layout.shape());
         let [from, weight, to] = [place(x, layout)?, place_of(&self.weight)?, place(&out, &whole)?];
-        let (name, rows, threads) = self.kernel("norm", layout, &[from, weight, bias, to])?;
+        let (name, rows, threads) = self.kernel("norm", (layout, x.dtype()), &[from, weight, bias, to])?;
         let arguments = [Place(from), Place(weight), Place(bias), Place(to), Long(rows)];
         let rest = [Number(number(self.weight.elem_count())?), Real(self.eps), Number(self.centred.into())];
         // SAFETY: the arguments are those of the kernel in norm.cu, and all tensors as large as it reads and writes.

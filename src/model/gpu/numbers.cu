@@ -21,6 +21,10 @@ static __device__ __forceinline__ void narrow(float x, bf16 *to) {
 // Values that are read and written as one word.
 template <typename T, u32 N> struct alignas(N * sizeof(T)) Pack { T value[N]; };
 
+// The number of a thread and of a warp among all.
+static __device__ __forceinline__ u64 this_thread() { return (u64)blockIdx.x * blockDim.x + threadIdx.x; }
+static __device__ __forceinline__ u64 this_warp() { return (u64)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32; }
+
 // Over the threads of a warp.
 static __device__ __forceinline__ float most(float x) {
 #pragma unroll

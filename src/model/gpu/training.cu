@@ -6,7 +6,7 @@
 // One thread: `N` values of act(gate) · up.
 template <typename T, u32 N>
 static __device__ __forceinline__ void gated(const T *gate, const T *up, T *out, u64 count, u32 kind) {
-    u64 at = ((u64)blockIdx.x * blockDim.x + threadIdx.x) * N;
+    u64 at = this_thread() * N;
     if (at >= count) { return; }
     Pack<T, N> g = *(const Pack<T, N> *)(gate + at), u = *(const Pack<T, N> *)(up + at);
 #pragma unroll
@@ -19,7 +19,7 @@ template <typename T, u32 N>
 static __device__ __forceinline__ void gated_back(
     const T *gate, const T *up, const T *gradient, T *to_gate, T *to_up, u64 count, u32 kind
 ) {
-    u64 at = ((u64)blockIdx.x * blockDim.x + threadIdx.x) * N;
+    u64 at = this_thread() * N;
     if (at >= count) { return; }
     Pack<T, N> g = *(const Pack<T, N> *)(gate + at), u = *(const Pack<T, N> *)(up + at), from = *(const Pack<T, N> *)(gradient + at);
 #pragma unroll
@@ -35,7 +35,7 @@ static __device__ __forceinline__ void gated_back(
 // One thread: one value laid into a weight [out, inner]. values: [count, inner] along 0, [out, count] along 1. indices: [count].
 template <typename T>
 static __device__ __forceinline__ void put(const float *values, T *weight, const u32 *indices, u32 count, u32 out, u32 inner, u32 along) {
-    u64 number = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    u64 number = this_thread();
     u32 rows = along ? out : count, columns = along ? count : inner;
     if (number >= (u64)rows * columns) { return; }
     u32 row = (u32)(number / columns), column = (u32)(number % columns);
@@ -47,7 +47,7 @@ static __device__ __forceinline__ void put(const float *values, T *weight, const
 // largest, sums: [rows, parts].
 template <typename T, u32 N>
 static __device__ __forceinline__ void level_parts(const T *logits, float *largest, float *sums, u32 rows, u32 width, u32 parts) {
-    u64 number = (u64)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    u64 number = this_warp();
     u32 lane = threadIdx.x % 32;
     if (number >= (u64)rows * parts) { return; }
     u32 words = (width / N + parts - 1) / parts, first = (u32)(number % parts) * words * N, end = first + words * N;
@@ -109,7 +109,7 @@ template <typename T, u32 N>
 static __device__ __forceinline__ void losses_back(
     const T *logits, const float *levels, const u32 *targets, T *out, u32 rows, u32 width, float scale
 ) {
-    u64 at = ((u64)blockIdx.x * blockDim.x + threadIdx.x) * N;
+    u64 at = this_thread() * N;
     if (at >= (u64)rows * width) { return; }
     u32 row = (u32)(at / width), column = (u32)(at % width), target = targets[row];
     Pack<T, N> pack = *(const Pack<T, N> *)(logits + at);
@@ -124,7 +124,7 @@ static __device__ __forceinline__ void losses_back(
 // One thread: four values, of which those whose 16 random bits are below `limit` become 0 and the others `kept` times as large.
 template <typename T>
 static __device__ __forceinline__ void drop(const T *x, T *out, u64 count, u64 seed, u32 limit, float kept) {
-    u64 number = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    u64 number = this_thread();
     // The finaliser of SplitMix64.
     u64 bits = seed + number * 0x9e3779b97f4a7c15ull;
     bits = (bits ^ bits >> 30) * 0xbf58476d1ce4e5b9ull;
@@ -136,22 +136,6 @@ static __device__ __forceinline__ void drop(const T *x, T *out, u64 count, u64 s
         bool dropped = (u32)(bits >> 16 * n & 0xffffu) < limit;
         if (at < count) { narrow(dropped ? 0.0f : widen(x[at]) * kept, out + at); }
     }
-}
-
-// One thread: one step of AdamW for one value. base: what it is pulled towards, or null for zero.
-static __device__ __forceinline__ void step(
-    float *value, float *mean, float *square, const float *gradient, const float *base, u64 count, float factor, float mix, float beta2,
-    float rest, float keep, float pull, float root, float eps, float size
-) {
-    u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= count) { return; }
-    float g = gradient[i] * factor, m = mean[i], v = square[i], x = value[i];
-    m += (g - m) * mix;
-    v = v * beta2 + rest * g * g;
-    x = base ? x - pull * (x - base[i]) : x * keep;
-    mean[i] = m;
-    square[i] = v;
-    value[i] = x - size * (m / (sqrtf(v) / root + eps));
 }
 
 #define GATED(NAME, T, N)                                                                                                    \
@@ -200,9 +184,18 @@ LOSS(bf16_wide, bf16, 8)
 EACH(f32, float)
 EACH(bf16, bf16)
 
+// One thread: one step of AdamW for one value. base: what it is pulled towards, or null for zero.
 extern "C" __global__ void adamw(
     float *value, float *mean, float *square, const float *gradient, const float *base, u64 count, float factor, float mix, float beta2,
     float rest, float keep, float pull, float root, float eps, float size
 ) {
-    step(value, mean, square, gradient, base, count, factor, mix, beta2, rest, keep, pull, root, eps, size);
+    u64 i = this_thread();
+    if (i >= count) { return; }
+    float g = gradient[i] * factor, m = mean[i], v = square[i], x = value[i];
+    m += (g - m) * mix;
+    v = v * beta2 + rest * g * g;
+    x = base ? x - pull * (x - base[i]) : x * keep;
+    mean[i] = m;
+    square[i] = v;
+    value[i] = x - size * (m / (sqrtf(v) / root + eps));
 }

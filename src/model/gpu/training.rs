@@ -7,7 +7,7 @@ use candle_core::{
 
 use super::{
     Argument::{self, Long, Number, Place, Real},
-    TRAINING, device_of, in_words, named, number, only_on_gpus, place, place_of, start, unwritten,
+    TRAINING, check_alike, device_of, in_words, named, number, only_on_gpus, place, place_of, start, unwritten,
 };
 use crate::model::Activation;
 
@@ -22,8 +22,9 @@ pub fn gated(
     (up, up_layout): (&CudaStorage, &Layout),
 ) -> Result<(CudaStorage, Shape)> {
     let shape = gate_layout.shape();
-    if up_layout.shape() != shape {
-        candle_core::bail!("the gate is {shape:?}, the up projection {:?}", up_layout.shape());
+    if up_layout.shape() != shape || up.dtype() != gate.dtype() {
+        let (format, other) = (gate.dtype(), up.dtype());
+        candle_core::bail!("the gate is {shape:?} {format:?}, the up projection {:?} {other:?}", up_layout.shape());
     }
     // SAFETY: the kernel writes every value.
     let out = unsafe { unwritten(&gate.device, shape, gate.dtype())? };
@@ -43,10 +44,8 @@ pub fn gated(
 #[allow(unsafe_code)]
 pub fn gated_back(act: Activation, gate: &Tensor, up: &Tensor, gradient: &Tensor) -> Result<[Tensor; 2]> {
     let (gate, up, gradient) = (gate.contiguous()?, up.contiguous()?, gradient.contiguous()?);
+    check_alike(&[&gate, &up, &gradient])?;
     let count = gate.elem_count();
-    if up.elem_count() != count || gradient.elem_count() != count {
-        candle_core::bail!("{:?}, {:?} and {:?} are no gate, up projection and gradient", gate, up, gradient);
-    }
     // SAFETY: the kernel writes every value.
     let (to_gate, to_up) = unsafe { (gate.empty_like()?, up.empty_like()?) };
     let places = [place_of(&gate)?, place_of(&up)?, place_of(&gradient)?, place_of(&to_gate)?, place_of(&to_up)?];
@@ -78,7 +77,7 @@ pub fn put(weight: &Tensor, indices: &Tensor, along: usize, (values, layout): (&
 }
 
 /// `scale` times the sum of the negative log-likelihoods of `targets` under logits `[.., vocabulary]`, in f32. A target beyond the
-/// vocabulary is none.
+/// vocabulary is none: the caller rules out what is not [`UNSCORED`](crate::model::UNSCORED).
 pub struct CrossEntropy {
     /// `[tokens]`, u32.
     targets: Tensor,
@@ -217,11 +216,10 @@ impl Step {
     ) -> Result<()> {
         let gradient = gradient.contiguous()?;
         let count = value.elem_count();
-        for tensor in [Some(value), Some(mean), Some(square), Some(&gradient), base].into_iter().flatten() {
-            if tensor.elem_count() != count || tensor.dtype() != DType::F32 {
-                candle_core::bail!("AdamW steps through {count} values in f32, not {tensor:?}");
-            }
+        if value.dtype() != DType::F32 {
+            candle_core::bail!("AdamW steps in f32, not in {:?}", value.dtype());
         }
+        check_alike(&[value, mean, square, &gradient, base.unwrap_or(value)])?;
         let places = [place_of(value)?, place_of(mean)?, place_of(square)?, place_of(&gradient)?];
         let places = [places[0], places[1], places[2], places[3], base.map_or(Ok(0), place_of)?].map(Place);
         let Self { factor, mix, beta2, rest, keep, pull, root, eps, size } = *self;

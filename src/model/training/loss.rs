@@ -13,6 +13,10 @@ use crate::model::{
 
 /// `scale` times the sum of the negative log-likelihood of the scored targets under `logits [1, tokens, vocabulary]`.
 pub(super) fn cross_entropy(logits: &Tensor, targets: &[u32], scale: f64) -> Result<Tensor> {
+    let width = logits.dims().last().copied().unwrap_or_default();
+    if let Some(id) = targets.iter().find(|&&id| id != UNSCORED && id as usize >= width) {
+        candle_core::bail!("id {id} should be predicted, but there are {width} logits");
+    }
     #[cfg(feature = "cuda")]
     if crate::model::gpu::fits(logits) {
         return crate::model::gpu::training::CrossEntropy::sum(logits, targets, scale as f32);
@@ -71,9 +75,6 @@ impl CustomOp1 for CrossEntropy {
 
     fn cpu_fwd(&self, logits: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let width = layout.dims().last().copied().unwrap_or_default();
-        if let Some(id) = self.targets.iter().find(|&&id| id != UNSCORED && id as usize >= width) {
-            candle_core::bail!("id {id} should be predicted, but there are {width} logits");
-        }
         let logits = slice(logits, layout)?;
         let levels: Vec<f32> = logits
             .par_chunks(width)
