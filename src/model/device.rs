@@ -105,7 +105,7 @@ impl DeviceChoice {
             Self::Cpu => Ok(plain(Device::Cpu)),
             Self::Cuda(_) if !cfg!(feature = "cuda") => Err(DeviceError::NotBuilt { asked: self, feature: "cuda" }),
             Self::Metal if !cfg!(feature = "metal") => Err(DeviceError::NotBuilt { asked: self, feature: "metal" }),
-            Self::Cuda(number) => self.there(Device::new_cuda(number).inspect(keep_memory)).map(plain),
+            Self::Cuda(number) => self.there(Device::new_cuda_with_stream(number).inspect(settle)).map(plain),
             Self::Metal => self.there(Device::new_metal(0)).map(plain),
             Self::Auto => {
                 let gpu = match () {
@@ -126,13 +126,15 @@ impl DeviceChoice {
     }
 }
 
-/// What is given back stays at hand, where the driver can keep it.
-fn keep_memory(device: &Device) {
+/// What is given back stays at hand, where the driver can keep it, and nothing is noted of who used it last: everything of a device is on its
+/// one stream, in the order in which it was queued.
+fn settle(device: &Device) {
     #[cfg(feature = "cuda")]
-    if let Device::Cuda(device) = device
-        && let Err(error) = super::gpu::keep_memory(device)
-    {
-        tracing::debug!("the driver keeps no memory at hand: {error}");
+    if let Device::Cuda(device) = device {
+        super::gpu::use_one_stream(device);
+        if let Err(error) = super::gpu::keep_memory(device) {
+            tracing::debug!("the driver keeps no memory at hand: {error}");
+        }
     }
     #[cfg(not(feature = "cuda"))]
     let _ = device;

@@ -6,13 +6,16 @@ pub mod norm;
 pub mod onto;
 pub mod training;
 
-use std::sync::{Mutex, OnceLock};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::{LazyLock, Mutex},
+};
 
 use candle_core::{
     CudaDevice, CudaStorage, DType, Layout, Result, Shape, Storage, Tensor, WithDType,
     backend::{BackendDevice, BackendStorage},
     cuda_backend::{
-        CudaDType, WrapErr,
+        CudaDType, DeviceId, WrapErr,
         cudarc::{
             driver::{
                 CudaFunction, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg,
@@ -71,23 +74,32 @@ fn grid(threads: usize) -> Result<LaunchConfig> {
     Ok(LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (BLOCK, 1, 1), shared_mem_bytes: 0 })
 }
 
-/// A kernel, compiled for the GPU at hand.
-fn function(device: &CudaDevice, source: &Source, name: &str) -> Result<CudaFunction> {
-    static COMPILED: OnceLock<Mutex<Vec<(String, String)>>> = OnceLock::new();
-    let (major, minor) = device.cuda_stream().context().compute_capability().w()?;
-    let key = format!("{} for compute_{major}{minor}", source.name);
-    let mut compiled = COMPILED.get_or_init(Mutex::default).lock().expect("nobody panics while compiling");
-    if !compiled.iter().any(|(known, _)| *known == key) {
-        let options = CompileOptions {
-            options: vec![format!("--gpu-architecture=compute_{major}{minor}"), "--std=c++14".to_owned()],
-            name: Some(format!("{}.cu", source.name)),
-            ..CompileOptions::default()
-        };
-        let ptx = compile_ptx_with_opts(source.text, options).w()?;
-        compiled.push((key.clone(), ptx.to_src()));
+/// A kernel, compiled for the GPU at hand at its first use and then kept: to ask the driver for it costs as much as to start it.
+fn function(device: &CudaDevice, source: &'static Source, name: &str) -> Result<CudaFunction> {
+    type Kernels = HashMap<(DeviceId, &'static str), HashMap<String, CudaFunction>>;
+    static KEPT: LazyLock<Mutex<Kernels>> = LazyLock::new(Mutex::default);
+    static COMPILED: LazyLock<Mutex<HashMap<String, String>>> = LazyLock::new(Mutex::default);
+    let mut kept = KEPT.lock().expect("nobody panics while compiling");
+    let kernels = kept.entry((device.id(), source.name)).or_default();
+    if let Some(kernel) = kernels.get(name) {
+        return Ok(kernel.clone());
     }
-    let (_, ptx) = compiled.iter().find(|(known, _)| *known == key).expect("compiled above");
-    Ok(device.get_or_load_custom_func(name, source.name, ptx)?.into_cuda_function())
+    let (major, minor) = device.cuda_stream().context().compute_capability().w()?;
+    let mut compiled = COMPILED.lock().expect("nobody panics while compiling");
+    let ptx = match compiled.entry(format!("{} for compute_{major}{minor}", source.name)) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(place) => {
+            let options = CompileOptions {
+                options: vec![format!("--gpu-architecture=compute_{major}{minor}"), "--std=c++14".to_owned()],
+                name: Some(format!("{}.cu", source.name)),
+                ..CompileOptions::default()
+            };
+            place.insert(compile_ptx_with_opts(source.text, options).w()?.to_src())
+        }
+    };
+    let kernel = device.get_or_load_custom_func(name, source.name, ptx)?.into_cuda_function();
+    kernels.insert(name.to_owned(), kernel.clone());
+    Ok(kernel)
 }
 
 /// Where a storage's value with a number lies. All work is on one stream, so that the pointer outlives its use as the storage does.
@@ -148,7 +160,7 @@ enum Argument {
 #[allow(unsafe_code)]
 unsafe fn start(
     device: &CudaDevice,
-    source: &Source,
+    source: &'static Source,
     name: &str,
     threads: usize,
     arguments: &[Argument],
@@ -197,6 +209,15 @@ unsafe fn unwritten(device: &CudaDevice, shape: &Shape, dtype: DType) -> Result<
 fn pool(device: &CudaDevice) -> Result<sys::CUmemoryPool> {
     // SAFETY: the device is there.
     unsafe { get_default_mem_pool(device.cuda_stream().context().cu_device()) }.w()
+}
+
+/// Ends the events by which tensors wait for their last use on another stream: two are made with every tensor, and recorded and waited for
+/// at every use.
+#[allow(unsafe_code)]
+pub fn use_one_stream(device: &CudaDevice) {
+    // SAFETY: the device was opened with a stream of its own, on which all its memory is allotted, used and given back, whatever thread asks
+    // for it; and what a device holds is never handed to another device of the same GPU.
+    unsafe { device.disable_event_tracking() };
 }
 
 /// Lets the driver keep memory that was given back, as much as was ever used: without it, it returns everything to the system whenever
