@@ -23,7 +23,7 @@ use super::{AdaptError, run::head, trainable::Trainable};
 use crate::{
     checkpoint::{Checkpoint, TensorBytes},
     language::LanguageCode,
-    model::{Architecture, ModelError, Projection, Site, family, patch::Cut},
+    model::{Architecture, ModelError, Patch, Projection, Site, family, patch::Cut},
     neuron::NeuronSet,
     output::{Draft, OutputError, sha256},
 };
@@ -169,7 +169,7 @@ struct Item {
 
 enum What {
     Neurons(Vec<u32>),
-    Rows(Site, String),
+    Rows(Site),
     Whole(String),
 }
 
@@ -257,7 +257,7 @@ impl Source<'_> {
                     dtype: stored.dtype,
                     len: own.len() * hidden * width,
                     shape,
-                    what: What::Rows(site, name),
+                    what: What::Rows(site),
                 });
             }
         }
@@ -268,12 +268,10 @@ impl Source<'_> {
         match &item.what {
             What::Neurons(neurons) => Ok(neurons.iter().flat_map(|index| index.to_le_bytes()).collect()),
             What::Whole(name) => bytes(&self.result(name, touched)?, &item.dtype),
-            What::Rows(site, name) => {
-                let place = self.architecture.place(*site).expect("items are of places");
-                let own = self.neurons.expect("rows are of neurons").layer(site.layer);
-                let projection = place.cut.of(&self.result(name, touched)?)?;
-                let rows = projection.index_select(&Tensor::new(own, &Device::Cpu)?, along(site.projection))?;
-                bytes(&rows, &item.dtype)
+            What::Rows(site) => {
+                let values = self.trainable.patch(*site).and_then(Patch::replaces).map(|(_, _, values)| values);
+                let values = values.expect("neurons have values of their own");
+                bytes(&values.as_tensor().to_device(&Device::Cpu)?, &item.dtype)
             }
         }
     }

@@ -147,6 +147,11 @@ const CHUNK: usize = 1 << 15;
 /// # Errors
 /// When the device fails.
 pub fn norm(gradients: &[Tensor]) -> Result<f64> {
+    #[cfg(feature = "cuda")]
+    if gradients.iter().all(|gradient| gradient.device().is_cuda()) {
+        let squares = crate::model::gpu::training::squares(gradients)?;
+        return Ok(squares.into_iter().map(f64::from).sum::<f64>().sqrt());
+    }
     if gradients.iter().any(|gradient| !gradient.device().is_cpu()) {
         // Read together, since reading waits for the device.
         let squares = gradients.iter().map(|gradient| gradient.sqr()?.sum_all()).collect::<Result<Vec<_>>>()?;

@@ -3,7 +3,7 @@
 //!     run.json                what decides the run; another command is refused here
 //!     text/                   token ids to train and to validate on
 //!     metrics.jsonl           loss, gradient norm and learning rate per step; validation; no times
-//!     speed.jsonl             tokens per second and memory, of every process that worked on the run
+//!     speed.jsonl             tokens per second of the steps behind the first, and memory, of every process that worked on the run
 //!     state.safetensors       the last values, both moments, the step and the length of metrics.jsonl
 //!     best.safetensors        the values of the best validation
 //!     delta.safetensors       what comes out

@@ -2,7 +2,7 @@
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use candle_core::{DType, Tensor};
@@ -134,14 +134,16 @@ impl Trainer<'_> {
         if state.progress.before.is_none() {
             self.validate(&mut state, folder, &mut lines, &mut tell)?;
         }
-        let (begun, first) = (Instant::now(), state.progress.step);
+        let mut pace = Pace::default();
         while !state.progress.done {
             if self.stop.load(Ordering::Relaxed) {
                 self.save(&mut state, folder, &lines)?;
-                self.record(folder, begun, state.progress.step - first)?;
+                self.record(folder, &pace)?;
                 return Ok(Finish::Stopped);
             }
+            let begun = Instant::now();
             self.step(&mut state, &base, &mut lines, &mut tell)?;
+            pace.took(begun.elapsed());
             let step = state.progress.step;
             let last = step == self.settings.steps;
             if last || step.is_multiple_of(self.settings.validate_every) {
@@ -153,7 +155,7 @@ impl Trainer<'_> {
                 self.save(&mut state, folder, &lines)?;
             }
         }
-        self.record(folder, begun, state.progress.step - first)?;
+        self.record(folder, &pace)?;
         Ok(Finish::Done)
     }
 
@@ -269,17 +271,13 @@ impl Trainer<'_> {
         folder.write_state(&self.trainable.parameters, &state.moments, &state.progress)
     }
 
-    fn record(&self, folder: &RunFolder, begun: Instant, steps: u64) -> Result<(), AdaptError> {
-        if steps == 0 {
-            return Ok(());
-        }
-        let seconds = begun.elapsed().as_secs_f64();
-        let tokens = steps * self.tokens_per_step();
+    fn record(&self, folder: &RunFolder, pace: &Pace) -> Result<(), AdaptError> {
+        let Some(steps_per_second) = pace.steps_per_second() else { return Ok(()) };
         folder.speed(&json!({
-            "steps": steps,
-            "tokens": tokens,
-            "seconds": seconds,
-            "tokens_per_second": tokens as f64 / seconds,
+            "steps": pace.steps,
+            "tokens": pace.steps * self.tokens_per_step(),
+            "seconds": pace.all.as_secs_f64(),
+            "tokens_per_second": steps_per_second * self.tokens_per_step() as f64,
             "peak_memory": peak_memory(self.trainable.decoder.device()),
         }))
     }
@@ -289,6 +287,31 @@ impl Trainer<'_> {
 struct State {
     moments: Vec<Moments>,
     progress: Progress,
+}
+
+/// The time that a process spent on its steps, and not on validation and on what it wrote.
+#[derive(Default)]
+struct Pace {
+    steps: u64,
+    first: Duration,
+    all: Duration,
+}
+
+impl Pace {
+    fn took(&mut self, time: Duration) {
+        if self.steps == 0 {
+            self.first = time;
+        }
+        self.steps += 1;
+        self.all += time;
+    }
+
+    /// Of the steps behind the first, in which a GPU's kernels are compiled; of that one where it is the only one.
+    fn steps_per_second(&self) -> Option<f64> {
+        let (steps, time) =
+            if self.steps > 1 { (self.steps - 1, self.all.checked_sub(self.first)?) } else { (self.steps, self.all) };
+        (steps > 0).then(|| steps as f64 / time.as_secs_f64())
+    }
 }
 
 /// A seed for one pass: the finaliser of SplitMix64, so that neighbours have nothing in common.

@@ -65,6 +65,21 @@ static void stepped(const u32 *h) {
     write(square);
 }
 
+// h: 5, bf16, wide, count.
+template <typename T, u32 N> static void added(const u32 *h) {
+    Storage<T> x = read<T>(h[3]), y = read<T>(h[3]);
+    launch(h[3] / N + 1, 1, [&] { add<T, N>(x.at, y.at, h[3]); });
+    write(x);
+}
+
+// h: 6, 0, 0, count, parts.
+static void squared(const u32 *h) {
+    u32 count = h[3], parts = h[4];
+    Storage<float> x = read<float>(count), sums(parts);
+    launch_warps(parts + 1, [=] { squares(x.at, sums.at, count, parts); });
+    write(sums);
+}
+
 int main() {
     Storage<u32> head = read<u32>(7);
     const u32 *h = head.at;
@@ -74,6 +89,8 @@ int main() {
     case 1: (narrow ? (wide ? lost<bf16, 8> : lost<bf16, 1>) : (wide ? lost<float, 4> : lost<float, 1>))(h); break;
     case 2: (narrow ? laid<bf16> : laid<float>)(h); break;
     case 3: (narrow ? left_out<bf16> : left_out<float>)(h); break;
-    default: stepped(h);
+    case 4: stepped(h); break;
+    case 5: (narrow ? (wide ? added<bf16, 8> : added<bf16, 1>) : (wide ? added<float, 4> : added<float, 1>))(h); break;
+    default: squared(h);
     }
 }

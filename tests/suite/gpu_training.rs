@@ -193,6 +193,30 @@ fn cross_entropy_and_its_gradient() {
 }
 
 #[test]
+fn sums_and_sums_of_squares() {
+    let folder = TempDir::new().unwrap();
+    let program = compile(&folder, "training");
+    let (x, y) = (wave(96, 0.7, 2.0), wave(96, 1.3, 1.5));
+    for [narrow, wide] in FORMATS {
+        let mut input = words(&[5, u32::from(narrow), u32::from(wide), 96, 0, 0, 0]);
+        input.extend(stored(&[&x[..], &y].concat(), narrow));
+        let found = loaded(&answer(&program, input), narrow);
+        let wanted: Vec<f64> = seen(&x, narrow).iter().zip(seen(&y, narrow)).map(|(x, y)| x + y).collect();
+        near(&format!("sum, bf16 {narrow}, wide {wide}"), &found, &wanted, narrow);
+    }
+    // The last parts are short, or have nothing.
+    for (count, parts) in [(1000, 3), (96, 1), (65, 40), (5, 4)] {
+        let x = wave(count, 0.7, 2.0);
+        let mut input = words(&[6, 0, 0, size(count), size(parts), 0, 0]);
+        input.extend(stored(&x, false));
+        let found = loaded(&answer(&program, input), false);
+        assert_eq!(found.len(), parts);
+        let wanted: f64 = seen(&x, false).iter().map(|x| x * x).sum();
+        near(&format!("{count} values in {parts} parts"), &[found.iter().sum::<f64>()], &[wanted], false);
+    }
+}
+
+#[test]
 fn trained_rows_and_columns_are_laid_into_a_weight() {
     let folder = TempDir::new().unwrap();
     let program = compile(&folder, "training");

@@ -1,5 +1,5 @@
-// What training needs besides norms and attention: the gated activation and its gradient, trained rows in a frozen weight, cross-entropy,
-// dropout, and AdamW.
+// What training needs besides norms and attention: the gated activation and its gradient, sums, trained rows in a frozen weight,
+// cross-entropy, dropout, and AdamW.
 //
 // Compiled where it runs, by NVRTC, behind numbers.cu and nonlinear.cu. Only the threads of a warp exchange values.
 
@@ -30,6 +30,27 @@ static __device__ __forceinline__ void gated_back(
     }
     *(Pack<T, N> *)(to_gate + at) = g;
     *(Pack<T, N> *)(to_up + at) = u;
+}
+
+// One thread: `N` values of x + y in place of x.
+template <typename T, u32 N> static __device__ __forceinline__ void add(T *x, const T *y, u64 count) {
+    u64 at = this_thread() * N;
+    if (at >= count) { return; }
+    Pack<T, N> sum = *(const Pack<T, N> *)(x + at), more = *(const Pack<T, N> *)(y + at);
+#pragma unroll
+    for (u32 n = 0; n < N; n += 1) { narrow(widen(sum.value[n]) + widen(more.value[n]), &sum.value[n]); }
+    *(Pack<T, N> *)(x + at) = sum;
+}
+
+// One warp: the sum of the squares of one of `parts` parts of x. to: [parts].
+extern "C" __global__ void squares(const float *x, float *to, u64 count, u32 parts) {
+    u64 number = this_warp();
+    if (number >= parts) { return; }
+    u64 each = (count + parts - 1) / parts, first = number * each, end = first + each < count ? first + each : count;
+    float sum = 0.0f;
+    for (u64 i = first + threadIdx.x % 32; i < end; i += 32) { sum += x[i] * x[i]; }
+    sum = total(sum);
+    if (threadIdx.x % 32 == 0) { to[number] = sum; }
 }
 
 // One thread: one value laid into a weight [out, inner]. values: [count, inner] along 0, [out, count] along 1. indices: [count].
@@ -138,7 +159,7 @@ static __device__ __forceinline__ void drop(const T *x, T *out, u64 count, u64 s
     }
 }
 
-#define GATED(NAME, T, N)                                                                                                    \
+#define WORDS(NAME, T, N)                                                                                                    \
     extern "C" __global__ void gated_##NAME(const T *gate, const T *up, T *out, u64 count, u32 kind) {                       \
         gated<T, N>(gate, up, out, count, kind);                                                                             \
     }                                                                                                                        \
@@ -146,11 +167,12 @@ static __device__ __forceinline__ void drop(const T *x, T *out, u64 count, u64 s
         const T *gate, const T *up, const T *gradient, T *to_gate, T *to_up, u64 count, u32 kind                             \
     ) {                                                                                                                      \
         gated_back<T, N>(gate, up, gradient, to_gate, to_up, count, kind);                                                   \
-    }
-GATED(f32, float, 1)
-GATED(f32_wide, float, 4)
-GATED(bf16, bf16, 1)
-GATED(bf16_wide, bf16, 8)
+    }                                                                                                                        \
+    extern "C" __global__ void add_##NAME(T *x, const T *y, u64 count) { add<T, N>(x, y, count); }
+WORDS(f32, float, 1)
+WORDS(f32_wide, float, 4)
+WORDS(bf16, bf16, 1)
+WORDS(bf16_wide, bf16, 8)
 
 #define LOSS(NAME, T, N)                                                                                                     \
     extern "C" __global__ void level_parts_##NAME(const T *logits, float *largest, float *sums, u32 rows, u32 width, u32 parts) { \

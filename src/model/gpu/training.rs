@@ -7,7 +7,7 @@ use candle_core::{
 
 use super::{
     Argument::{self, Long, Number, Place, Real},
-    TRAINING, check_alike, device_of, in_words, named, number, only_on_gpus, place, place_of, start, unwritten,
+    TRAINING, check_alike, device_of, fits, in_words, named, number, only_on_gpus, place, place_of, start, unwritten,
 };
 use crate::model::Activation;
 
@@ -54,6 +54,51 @@ pub fn gated_back(act: Activation, gate: &Tensor, up: &Tensor, gradient: &Tensor
     // SAFETY: the arguments are those of the kernel in training.cu, and the five are of one size.
     unsafe { start(&device_of(&gate)?, &TRAINING, &name, count / values, &arguments)? };
     Ok([to_gate, to_up])
+}
+
+/// `x + y` in place of `x`; says whether it was done.
+///
+/// # Errors
+/// When the GPU fails.
+#[allow(unsafe_code)]
+pub fn add(x: &Tensor, y: &Tensor) -> Result<bool> {
+    if !fits(x) || x.shape() != y.shape() || !(x.is_contiguous() && y.is_contiguous()) {
+        return Ok(false);
+    }
+    check_alike(&[x, y])?;
+    let (count, places) = (x.elem_count(), [place_of(x)?, place_of(y)?]);
+    let (name, values) = named("add", x.dtype(), in_words(x.dtype(), count, &places));
+    let arguments = [&places.map(Place)[..], &[Long(count as u64)]].concat();
+    // SAFETY: the arguments are those of the kernel in training.cu, and both are of one size.
+    unsafe { start(&device_of(x)?, &TRAINING, &name, count / values, &arguments)? };
+    Ok(true)
+}
+
+/// Sums of the squares of the parts of tensors in f32, all read together, since reading waits for the GPU.
+///
+/// # Errors
+/// When a tensor is in another format or the GPU fails.
+#[allow(unsafe_code)]
+pub fn squares(tensors: &[Tensor]) -> Result<Vec<f32>> {
+    /// Values of a part, until there are as many parts as keep a GPU busy.
+    const FEW: usize = 1 << 13;
+    const MANY: usize = 1 << 11;
+    let Some(first) = tensors.first() else { return Ok(Vec::new()) };
+    let parts: Vec<usize> = tensors.iter().map(|it| it.elem_count().div_ceil(FEW).clamp(1, MANY)).collect();
+    let sums = Tensor::zeros(parts.iter().sum::<usize>(), DType::F32, first.device())?;
+    let mut to = place_of(&sums)?;
+    for (tensor, parts) in tensors.iter().zip(parts) {
+        let tensor = tensor.contiguous()?;
+        if tensor.dtype() != DType::F32 {
+            candle_core::bail!("squares are added in f32, not in {:?}", tensor.dtype());
+        }
+        let arguments =
+            [Place(place_of(&tensor)?), Place(to), Long(tensor.elem_count() as u64), Number(number(parts)?)];
+        // SAFETY: the arguments are those of the kernel in training.cu, and the sums of all parts have a place.
+        unsafe { start(&device_of(&tensor)?, &TRAINING, "squares", parts * 32, &arguments)? };
+        to += (parts * size_of::<f32>()) as u64;
+    }
+    sums.to_vec1()
 }
 
 /// Lays `values` (f32) into rows (`along` 0) or columns (1) of a weight `[out, in]` whose numbers are `indices` (u32).
