@@ -106,7 +106,7 @@ PYTHON
     mkdir -p "$out/text"
     # Every sentence a document.
     sed G "$root"/atlas/demo/sentences/*_Latn.txt >"$out/text/mlt_Latn.txt"
-    python3 "$bench/peer_adapt.py" "$out/wide" "$out/text" "$neuroglot" --device cuda --dtype bf16 --neurons 94 --steps 20 --rounds "${ROUNDS:-2}" \
+    python3 "$bench/peer_adapt.py" "$out/wide" "$out/text" "$neuroglot" --device cuda --dtype bf16 --neurons 94 --steps 40 --rounds "${ROUNDS:-2}" \
         --variants clones,ours,lora,ours-lora,ours-recompute
 }
 

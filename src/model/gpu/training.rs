@@ -81,8 +81,8 @@ pub fn add(x: &Tensor, y: &Tensor) -> Result<bool> {
 #[allow(unsafe_code)]
 pub fn squares(tensors: &[Tensor]) -> Result<Vec<f32>> {
     /// Values of a part, until there are as many parts as keep a GPU busy.
-    const FEW: usize = 1 << 13;
-    const MANY: usize = 1 << 11;
+    const FEW: usize = 1 << 10;
+    const MANY: usize = 1 << 13;
     let Some(first) = tensors.first() else { return Ok(Vec::new()) };
     let parts: Vec<usize> = tensors.iter().map(|it| it.elem_count().div_ceil(FEW).clamp(1, MANY)).collect();
     let sums = Tensor::zeros(parts.iter().sum::<usize>(), DType::F32, first.device())?;
