@@ -371,42 +371,106 @@ fn a_damaged_run_says_which_file_and_is_not_continued() {
     assert!(adapt(&out, &[]).status().unwrap().success());
 }
 
-/// Logits of a checkpoint by transformers, with an adapter by PEFT.
-fn transformers(sandbox: &Sandbox, checkpoint: &str, adapter: Option<&str>) -> candle_core::Tensor {
+/// Logits of a checkpoint by transformers, with an adapter by PEFT, of the ids in a file.
+fn transformers(sandbox: &Sandbox, checkpoint: &str, ids: &str, adapter: Option<&str>) -> candle_core::Tensor {
     let python = std::env::var("NEUROGLOT_PYTHON").expect("NEUROGLOT_PYTHON names the oracle's interpreter");
     let out = sandbox.path("logits.safetensors");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/oracles/adapt.py");
     let mut command = Command::new(python);
     command.arg(script).arg("logits").arg(sandbox.path(checkpoint));
-    command
-        .arg(sandbox.path("model/reference.safetensors"))
-        .arg(&out)
-        .args(adapter.map(|adapter| sandbox.path(adapter)));
+    command.arg(sandbox.path(ids)).arg(&out).args(adapter.map(|adapter| sandbox.path(adapter)));
     let ended = command.output().unwrap();
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
     fixture(&out)["logits"].clone()
 }
 
+/// Logits of a checkpoint by this program's library.
+fn logits(sandbox: &Sandbox, checkpoint: &str, ids: &str) -> candle_core::Tensor {
+    use candle_core::{DType, Device};
+    use neuroglot::model::{Decoder, Path as Operators, Unobserved};
+    let checkpoint = Checkpoint::open(&sandbox.path(checkpoint)).unwrap();
+    let decoder = Decoder::load(&checkpoint, DType::F32, &Device::Cpu, Operators::Inference).unwrap();
+    let ids = crate::tensors::ids(&fixture(&sandbox.path(ids))["input_ids"]);
+    decoder.logits(&ids, &mut Unobserved).unwrap()
+}
+
 #[test]
 #[ignore = "needs NEUROGLOT_PYTHON"]
 fn transformers_and_peft_read_what_is_written_and_compute_the_same() {
-    use candle_core::{DType, Device};
-    use neuroglot::model::{Decoder, Path as Operators, Unobserved};
+    const IDS: &str = "model/reference.safetensors";
     let sandbox = sandbox();
     for method in ["subnetwork", "full", "lora", "ia3"] {
         sandbox.run(&format!("{RUN} --lr 3e-2 --method {method} --out run-{method}")).done();
         sandbox.run(&format!("apply run-{method} --model model --out out-{method}")).done();
-        let checkpoint = Checkpoint::open(&sandbox.path(&format!("out-{method}"))).unwrap();
-        let decoder = Decoder::load(&checkpoint, DType::F32, &Device::Cpu, Operators::Inference).unwrap();
-        let ids = crate::tensors::ids(&fixture(&sandbox.path("model/reference.safetensors"))["input_ids"]);
-        let ours = decoder.logits(&ids, &mut Unobserved).unwrap();
-        let theirs = transformers(&sandbox, &format!("out-{method}"), None);
+        let ours = logits(&sandbox, &format!("out-{method}"), IDS);
+        let theirs = transformers(&sandbox, &format!("out-{method}"), IDS, None);
         assert!(largest_difference(&ours, &theirs) < 1e-4, "{method}");
-        let base = transformers(&sandbox, "model", None);
+        let base = transformers(&sandbox, "model", IDS, None);
         assert!(largest_difference(&base, &theirs) > 1e-3, "{method} changed nothing");
         if ["lora", "ia3"].contains(&method) {
-            let with_adapter = transformers(&sandbox, "model", Some(&format!("run-{method}/adapter")));
+            let with_adapter = transformers(&sandbox, "model", IDS, Some(&format!("run-{method}/adapter")));
             assert!(largest_difference(&ours, &with_adapter) < 1e-4, "{method} by PEFT");
         }
     }
+}
+
+/// A mask file of one language: every hundredth neuron.
+fn even_mask(layers: usize, width: usize) -> Vec<u8> {
+    let row: Vec<u8> =
+        (0..width / 8).map(|byte| (0..8).map(|bit| u8::from((byte * 8 + bit) % 100 == 0) << bit).sum()).collect();
+    let said = serde_json::json!({
+        "__metadata__": {
+            "model": "smollm2", "layers": layers.to_string(), "width": width.to_string(), "method": "even", "run": "even", "top_rate": "0.01"
+        },
+        "mlt_Latn": { "dtype": "U8", "shape": [layers, row.len()], "data_offsets": [0, layers * row.len()] },
+    });
+    let header = said.to_string();
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &row.repeat(layers)].concat()
+}
+
+/// Every tensor's bytes.
+fn tensors(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let file = fs::read(folder.join("model.safetensors")).unwrap();
+    let all = safetensors::SafeTensors::deserialize(&file).unwrap();
+    all.iter().map(|(name, tensor)| (name.to_owned(), tensor.data().to_vec())).collect()
+}
+
+#[test]
+#[ignore = "needs SmolLM2-135M in f32 and transformers: set NEUROGLOT_SMOLLM2 and NEUROGLOT_PYTHON"]
+fn smollm2s_neurons_are_trained_and_transformers_computes_the_same_of_the_checkpoint() {
+    let sandbox = Sandbox::new();
+    let base = PathBuf::from(
+        std::env::var_os("NEUROGLOT_SMOLLM2").expect("NEUROGLOT_SMOLLM2 names the folder of SmolLM2-135M in f32"),
+    );
+    let model = base.display();
+    sandbox.write("mask.safetensors", even_mask(30, 1536));
+    sandbox
+        .run(&format!(
+            "adapt --model {model} --model-id smollm2 --atlas mask.safetensors --language mlt --corpus dir:{DEMO}/sentences --document line \
+             --tokens 4096 --context 256 --batch 2 --lr 1e-2 --out run"
+        ))
+        .done();
+    sandbox.run(&format!("apply run --model {model} --out applied")).done();
+    let tokenizer = Checkpoint::open(&base).unwrap().tokenizer(49_152).unwrap();
+    let text = fs::read_to_string(format!("{DEMO}/sentences/mlt_Latn.txt")).unwrap();
+    let ids: Vec<i64> = tokenizer.encode(text, false).unwrap().get_ids()[..256].iter().map(|&id| id.into()).collect();
+    let ids = candle_core::Tensor::from_vec(ids, (2, 128), &candle_core::Device::Cpu).unwrap();
+    candle_core::safetensors::save(&[("input_ids", ids)].into(), sandbox.path("ids.safetensors")).unwrap();
+    let (ours, theirs) =
+        (logits(&sandbox, "applied", "ids.safetensors"), transformers(&sandbox, "applied", "ids.safetensors", None));
+    let (apart, moved) = (
+        largest_difference(&ours, &theirs),
+        largest_difference(&theirs, &transformers(&sandbox, &model.to_string(), "ids.safetensors", None)),
+    );
+    let scale = theirs.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+    eprintln!(
+        "logits of SmolLM2 with trained neurons: {apart:.1e} apart, {moved:.1e} from the base's, up to {scale:.1e}"
+    );
+    assert!(apart < 1e-4 * scale.max(1.0), "{apart} of {scale}");
+    assert!(moved > 1e-2, "training changed nothing");
+    let (before, after) = (tensors(&base), tensors(&sandbox.path("applied")));
+    let changed: Vec<&String> = before.keys().filter(|name| before[*name] != after[*name]).collect();
+    assert_eq!(before.len(), after.len());
+    assert_eq!(changed.len(), 90);
+    assert!(changed.iter().all(|name| name.contains(".mlp.")), "{changed:?}");
 }
