@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
 };
 
@@ -129,6 +129,9 @@ pub fn reader(path: &Path) -> Result<Box<dyn BufRead + Send>, CorpusError> {
     })
 }
 
+/// Bytes of the longest line that is read: longer than any book.
+const LONGEST: u64 = 32 << 20;
+
 /// Lines with their line breaks, as bytes.
 pub struct Lines {
     pub path: PathBuf,
@@ -146,8 +149,12 @@ impl Iterator for Lines {
 
     fn next(&mut self) -> Option<Self::Item> {
         let mut line = Vec::new();
-        match self.reader.read_until(b'\n', &mut line) {
+        match self.reader.by_ref().take(LONGEST + 1).read_until(b'\n', &mut line) {
             Ok(0) => None,
+            Ok(bytes) if bytes as u64 > LONGEST => {
+                let problem = format!("a line is longer than {} MB", LONGEST >> 20);
+                Some(Err(CorpusError::Broken { path: self.path.clone(), format: "text", problem }))
+            }
             Ok(_) => Some(Ok(line)),
             Err(source) => Some(Err(CorpusError::Unreadable { path: self.path.clone(), source })),
         }

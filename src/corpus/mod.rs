@@ -406,7 +406,7 @@ pub enum CorpusError {
         advice: &'static str,
     },
     /// A file that is not what its name says.
-    #[error("{path}: is not a readable {format} file: {problem}")]
+    #[error("{path}: is not a readable {format} file: {problem}; download or make it again")]
     Broken {
         /// The file.
         path: PathBuf,
@@ -414,6 +414,18 @@ pub enum CorpusError {
         format: &'static str,
         /// What its reader said.
         problem: String,
+    },
+    /// More records than memory should be filled with.
+    #[error(
+        "{path}: the {read} records of {language} up to here take 128 MB, and there are more; take the first of them by --limit"
+    )]
+    TooMany {
+        /// The file that is too much.
+        path: PathBuf,
+        /// The language.
+        language: LanguageCode,
+        /// Records that were read.
+        read: usize,
     },
     /// A list of document ids that does not fit the text.
     #[error("{path}: names {ids} lines, but {text} has {lines}; mend it, or choose --document line, paragraph or file")]

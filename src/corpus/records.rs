@@ -10,7 +10,7 @@ use std::{
 };
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray},
+    array::{Array, ArrayRef, AsArray, RecordBatch},
     compute::cast,
     datatypes::{DataType, Float64Type, Int64Type},
 };
@@ -32,6 +32,8 @@ pub struct RecordsSpec {
 }
 
 const HUB: &str = "hub";
+/// Bytes that a language's records may take: several times those of the largest benchmark.
+const LARGEST: usize = 128 << 20;
 /// Kinds of files, and how their names end.
 const KINDS: [(&str, &[&str]); 3] = [
     ("jsonl", &[".jsonl", ".ndjson", ".jsonl.gz", ".jsonl.zst"]),
@@ -179,11 +181,12 @@ impl Records {
         self.languages.keys().copied().collect()
     }
 
-    /// One language's records in the order of the files.
+    /// One language's records in the order of the files, the first `limit` of them.
     ///
     /// # Errors
-    /// When there are none of this language, or a file is broken.
-    pub fn of(&self, language: LanguageCode) -> Result<Vec<Record>, CorpusError> {
+    /// When there are none of this language, a file is broken, or there are more than memory should be filled with.
+    pub fn of(&self, language: LanguageCode, limit: Option<usize>) -> Result<Vec<Record>, CorpusError> {
+        let (limit, mut room) = (limit.unwrap_or(usize::MAX), LARGEST);
         let none = || CorpusError::NoText { corpus: self.id.clone(), language, available: self.languages() };
         let mut records = Vec::new();
         for file in self.languages.get(&language).ok_or_else(none)? {
@@ -193,13 +196,37 @@ impl Records {
                 Some(snapshot) => snapshot.fetch(snapshot.file(&file.to_string_lossy())?, &unwatched())?,
             };
             for record in read(&path)? {
+                if records.len() == limit {
+                    return Ok(records);
+                }
                 let record = record?;
                 if !self.mixed || language_of(&record)? == language {
+                    room = room.checked_sub(record.weight()).ok_or_else(|| CorpusError::TooMany {
+                        path: record.path.clone(),
+                        language,
+                        read: records.len(),
+                    })?;
                     records.push(record);
                 }
             }
         }
         Ok(records)
+    }
+}
+
+impl Record {
+    /// About as many bytes as it takes.
+    fn weight(&self) -> usize {
+        fn of(value: &Value) -> usize {
+            let inside = match value {
+                Value::String(text) => text.len(),
+                Value::Array(items) => items.iter().map(of).sum(),
+                Value::Object(fields) => fields.iter().map(|(name, value)| name.len() + of(value)).sum(),
+                _ => 0,
+            };
+            inside + 64
+        }
+        self.fields.iter().map(|(name, value)| name.len() + of(value)).sum::<usize>() + 64
     }
 }
 
@@ -285,8 +312,12 @@ fn jsonl(path: &Path) -> Result<Rows, CorpusError> {
         if line.trim_ascii().is_empty() {
             return None;
         }
-        let fields = serde_json::from_slice::<Map<String, Value>>(line)
-            .map_err(|error| wrong(format!("is no JSON object: {error}").replace(" at line 1 column ", " at column ")));
+        let fields = serde_json::from_slice::<Map<String, Value>>(line).map_err(|error| {
+            wrong(
+                format!("is no JSON object, and one per line is wanted: {error}")
+                    .replace(" at line 1 column ", " at column "),
+            )
+        });
         Some(fields.map(|fields| Record { path: owned.clone(), row, fields }))
     })))
 }
@@ -308,7 +339,8 @@ fn tsv(path: &Path) -> Result<Rows, CorpusError> {
         }
         let cells: Vec<&str> = line.split('\t').collect();
         if cells.len() != names.len() {
-            let problem = format!("has {} cells, but the header names {}", cells.len(), names.len());
+            let problem =
+                format!("has {} cells, but {} are wanted, as many as the header names", cells.len(), names.len());
             return Some(Err(CorpusError::Json { path: owned.clone(), line: row, problem }));
         }
         let fields = names.iter().cloned().zip(cells.into_iter().map(Value::from)).collect();
@@ -318,24 +350,30 @@ fn tsv(path: &Path) -> Result<Rows, CorpusError> {
 
 fn parquet(path: &Path) -> Result<Rows, CorpusError> {
     let owned = path.to_owned();
-    let broken = |problem: String| CorpusError::Broken { path: owned.clone(), format: "Parquet", problem };
+    let broken = |problem: String| CorpusError::Broken { path: path.to_owned(), format: "Parquet", problem };
     let file = File::open(path).map_err(|source| CorpusError::Unreadable { path: path.to_owned(), source })?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| broken(error.to_string()))?;
     let reader = builder.with_batch_size(256).build().map_err(|error| broken(error.to_string()))?;
     let mut row = 0;
-    let mut records = Vec::new();
-    for batch in reader {
-        let batch = batch.map_err(|error| broken(error.to_string()))?;
-        for at in 0..batch.num_rows() {
+    Ok(Box::new(reader.flat_map(move |batch| {
+        let records = batch.map_err(|error| error.to_string()).and_then(|batch| objects(&batch));
+        let named = |fields| {
             row += 1;
-            let mut fields = Map::new();
-            for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
-                fields.insert(field.name().clone(), cell(column, at).map_err(&broken)?);
-            }
-            records.push(Ok(Record { path: owned.clone(), row, fields }));
+            Ok(Record { path: owned.clone(), row, fields })
+        };
+        match records {
+            Ok(records) => records.into_iter().map(named).collect::<Vec<_>>(),
+            Err(problem) => vec![Err(CorpusError::Broken { path: owned.clone(), format: "Parquet", problem })],
         }
-    }
-    Ok(Box::new(records.into_iter()))
+    })))
+}
+
+/// Every row of a table.
+fn objects(batch: &RecordBatch) -> Result<Vec<Map<String, Value>>, String> {
+    let schema = batch.schema();
+    let columns = || schema.fields().iter().zip(batch.columns());
+    let object = |row| columns().map(|(field, column)| Ok((field.name().clone(), cell(column, row)?))).collect();
+    (0..batch.num_rows()).map(object).collect()
 }
 
 /// A cell as JSON: text, numbers, lists of them and structures.

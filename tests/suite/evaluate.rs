@@ -483,7 +483,7 @@ fn bad_items_are_named_with_their_file_and_row() {
         said.stderr
     };
     assert!(said_of("belebele", "").contains("has no item in eng_Latn"), "an empty file");
-    assert!(said_of("belebele", "[1]\n").contains("line 1: is no JSON object"), "a list");
+    assert!(said_of("belebele", "[1]\n").contains("line 1: is no JSON object, and one per line is wanted"), "a list");
     assert!(said_of("arc", "{\"question\": \"?\", \"choices\": {\"text\": [\"a\", \"b\"], \"label\": [\"A\", \"B\"]}, \"answerKey\": \"C\"}\n")
         .contains("field `answerKey` is `C`, and one of A, B is wanted"));
     assert!(

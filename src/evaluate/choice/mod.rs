@@ -73,9 +73,9 @@ impl Task for Choice {
         language: LanguageCode,
         tell: &mut dyn FnMut(u64),
     ) -> Result<Option<Report>, EvaluateError> {
-        let records = self.records.of(language)?;
-        let records = records.into_iter().take(self.limit.unwrap_or(usize::MAX));
-        let items = records.map(|record| self.format.item(&record, language)).collect::<Result<Vec<_>, _>>()?;
+        let records = self.records.of(language, self.limit)?;
+        let items =
+            records.into_iter().map(|record| self.format.item(&record, language)).collect::<Result<Vec<_>, _>>()?;
         if items.is_empty() {
             return Err(EvaluateError::Empty { data: self.records.id().to_owned(), unit: "item", language });
         }

@@ -179,7 +179,7 @@ fn a_table_that_is_no_parquet_file_is_named() {
     let broken = |s: &Sandbox| s.write("tables/mlt_Latn.parquet", "text\nsea\n");
     assert_snapshot!(profile(broken, &[("--corpus", "parquet:tables")]), @r"
     exit code 1
-    error: tables/mlt_Latn.parquet: is not a readable Parquet file: Parquet error: Invalid Parquet file. Corrupt footer
+    error: tables/mlt_Latn.parquet: is not a readable Parquet file: Parquet error: Invalid Parquet file. Corrupt footer; download or make it again
     ");
 }
 
