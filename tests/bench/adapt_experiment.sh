@@ -37,8 +37,9 @@ rates() {
         demo-subnetwork | demo-random) echo 3e-3,1e-2,3e-2,1e-1 ;;
         demo-ia3) echo 1e-2,3e-2,1e-1,3e-1 ;;
         demo-lora) echo 1e-3,3e-3,1e-2,3e-2 ;;
+        demo-last-layers) echo 3e-3,1e-2,3e-2,1e-1 ;;
         demo-*) echo 3e-4,1e-3,3e-3,1e-2 ;;
-        smollm2-subnetwork | smollm2-random) echo 3e-4,1e-3,3e-3,1e-2 ;;
+        smollm2-subnetwork | smollm2-random) echo 3e-3,1e-2,3e-2,1e-1 ;;
         smollm2-lora) echo 3e-4,1e-3,3e-3,1e-2 ;;
         smollm2-*) echo 3e-5,1e-4,3e-4,1e-3 ;;
     esac
