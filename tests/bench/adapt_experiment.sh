@@ -39,7 +39,7 @@ rates() {
         demo-lora) echo 1e-3,3e-3,1e-2,3e-2 ;;
         demo-last-layers) echo 3e-3,1e-2,3e-2,1e-1 ;;
         demo-*) echo 3e-4,1e-3,3e-3,1e-2 ;;
-        smollm2-subnetwork | smollm2-random) echo 3e-3,1e-2,3e-2,1e-1 ;;
+        smollm2-subnetwork | smollm2-random) echo 1e-3,3e-3,1e-2,3e-2 ;;
         smollm2-lora) echo 3e-4,1e-3,3e-3,1e-2 ;;
         smollm2-*) echo 3e-5,1e-4,3e-4,1e-3 ;;
     esac
