@@ -32,7 +32,7 @@ impl<'a> Live<'a> {
         match *event {
             Event::Resumed(step) => {
                 self.progress.skip(step * self.per_step);
-                self.talk.say(format!("continuing behind step {}", thousands(step)));
+                self.talk.say(format!("continuing after step {}", thousands(step)));
             }
             Event::Step { step, loss, tokens, memory } => {
                 self.done += 1;
