@@ -121,7 +121,7 @@ fn on_gpu(query: &Tensor) -> bool {
     super::gpu::fits(query)
 }
 
-/// Whether FlashAttention knows such queries `[batch, seq, heads, dim]`.
+/// Whether `FlashAttention` knows such queries `[batch, seq, heads, dim]`.
 #[cfg(feature = "flash-attn")]
 fn flashes(query: &Tensor) -> bool {
     let dim = query.dims().last().copied().unwrap_or_default();
@@ -168,7 +168,7 @@ impl Scores {
         self.in_blocks(query, key, value, positions)
     }
 
-    /// By FlashAttention (Dao 2023, arXiv 2307.08691).
+    /// By `FlashAttention` (Dao 2023, arXiv 2307.08691).
     #[cfg(feature = "flash-attn")]
     fn flash(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
         use candle_flash_attn::{flash_attn_alibi_windowed, flash_attn_alibi_windowed_softcap, flash_attn_windowed};
