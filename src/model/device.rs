@@ -45,7 +45,15 @@ pub enum DeviceError {
         /// The feature that it needs.
         feature: &'static str,
     },
-    /// No driver, or no such device.
+    /// No driver.
+    #[error("--device {asked}: NVIDIA's driver is not on this machine ({reason}); install it, or take --device cpu")]
+    NoDriver {
+        /// What was asked.
+        asked: DeviceChoice,
+        /// What the loader said.
+        reason: &'static str,
+    },
+    /// No such device, or a driver that does not give it.
     #[error("--device {asked}: {source}; check that the driver sees it (nvidia-smi), or take --device cpu")]
     NotThere {
         /// What was asked.
@@ -105,7 +113,12 @@ impl DeviceChoice {
             Self::Cpu => Ok(plain(Device::Cpu)),
             Self::Cuda(_) if !cfg!(feature = "cuda") => Err(DeviceError::NotBuilt { asked: self, feature: "cuda" }),
             Self::Metal if !cfg!(feature = "metal") => Err(DeviceError::NotBuilt { asked: self, feature: "metal" }),
-            Self::Cuda(number) => self.there(Device::new_cuda_with_stream(number).inspect(settle)).map(plain),
+            Self::Cuda(number) => {
+                // Elsewhere a program is linked with the driver and has not started without it.
+                #[cfg(all(feature = "cuda", target_os = "linux", target_arch = "x86_64"))]
+                super::gpu::driver::find().map_err(|reason| DeviceError::NoDriver { asked: self, reason })?;
+                self.there(Device::new_cuda_with_stream(number).inspect(settle)).map(plain)
+            }
             Self::Metal => self.there(Device::new_metal(0)).map(plain),
             Self::Auto => {
                 let gpu = match () {

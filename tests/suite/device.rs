@@ -38,6 +38,27 @@ fn a_device_that_this_program_was_built_without_is_refused_in_words() {
     assert!(said.stderr.contains("`cuda:x` is no device; write auto, cpu, cuda, cuda:N or metal"), "{}", said.stderr);
 }
 
+/// A file that is no library hides the driver, if there is one.
+#[test]
+#[cfg(all(feature = "cuda", target_os = "linux", target_arch = "x86_64"))]
+fn a_program_for_gpus_starts_without_their_driver_and_says_so() {
+    let sandbox = Sandbox::new();
+    sandbox.write("none/libcuda.so.1", "no library");
+    let paths = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
+    let run = |device: &str| {
+        let arguments = "profile --model model --corpus dir:text --tokens 64 --context 16 --out p".split(' ');
+        let mut command = command(&sandbox.path(""), arguments.chain(["--device", device]));
+        command.env("LD_LIBRARY_PATH", format!("{}:{paths}", sandbox.path("none").display()));
+        said(&sandbox.path(""), &command.output().unwrap())
+    };
+    let refused = run("cuda");
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    assert!(refused.stderr.contains("NVIDIA's driver is not on this machine ("), "{}", refused.stderr);
+    assert!(!sandbox.path("p").exists());
+    let fallen = run("auto").done();
+    assert!(fallen.stderr.contains("no GPU can be used, so this computes on the CPU"), "{}", fallen.stderr);
+}
+
 #[test]
 fn the_number_format_is_part_of_the_run() {
     let sandbox = Sandbox::new();

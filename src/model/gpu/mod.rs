@@ -2,6 +2,8 @@
 
 pub mod activation;
 pub mod attention;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod driver;
 pub mod norm;
 pub mod onto;
 pub mod training;
