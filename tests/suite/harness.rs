@@ -25,10 +25,12 @@ pub struct Said {
 }
 
 impl Said {
-    /// Everything that a person sees, in the form of the snapshots. Hashes are cut out: they differ where floats do.
+    /// Everything that a person sees, in the form of the snapshots. Hashes are cut out: they differ where floats do. So is what a program
+    /// built for GPUs says where there is none.
     pub fn text(&self) -> String {
         let stdout = if self.stdout.is_empty() { String::new() } else { format!("stdout: {}", self.stdout) };
-        without_hashes(&format!("exit code {}\n{stdout}{}", self.code, self.stderr))
+        let lines = self.stderr.split_inclusive('\n').filter(|line| !line.starts_with("no GPU can be used"));
+        without_hashes(&format!("exit code {}\n{stdout}{}", self.code, lines.collect::<String>()))
     }
 
     /// Asserts that the command did what was asked.

@@ -17,8 +17,8 @@ use crate::{
     zips::{self, End, Entry},
 };
 
-/// Memory that a refused command may have, in kB: of data, so that what is reserved and not used does not count.
-const LIMIT: usize = 256 << 10;
+/// Memory that a refused command may have, in kB: of data, so that what is reserved and not used does not count. NVIDIA's libraries bring theirs.
+const LIMIT: usize = if cfg!(feature = "cuda") { 768 << 10 } else { 256 << 10 };
 
 /// Runs the program under the limit, which ends it by a signal where it asks for more; [`said`] fails on signals and on panics.
 fn limited(sandbox: &Sandbox, arguments: &str) -> crate::harness::Said {
