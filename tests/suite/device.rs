@@ -38,25 +38,58 @@ fn a_device_that_this_program_was_built_without_is_refused_in_words() {
     assert!(said.stderr.contains("`cuda:x` is no device; write auto, cpu, cuda, cuda:N or metal"), "{}", said.stderr);
 }
 
-/// A file that is no library hides the driver, if there is one.
+/// What a program for GPUs says of the driver in `driver/libcuda.so.1`, which hides the real one, if there is one.
+#[cfg(all(feature = "cuda", target_os = "linux", target_arch = "x86_64"))]
+fn beside_a_driver(sandbox: &Sandbox, device: &str) -> crate::harness::Said {
+    let paths = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
+    let arguments = "profile --model model --corpus dir:text --tokens 64 --context 16 --out p".split(' ');
+    let mut command = command(&sandbox.path(""), arguments.chain(["--device", device]));
+    command.env("LD_LIBRARY_PATH", format!("{}:{paths}", sandbox.path("driver").display()));
+    said(&sandbox.path(""), &command.output().unwrap())
+}
+
 #[test]
 #[cfg(all(feature = "cuda", target_os = "linux", target_arch = "x86_64"))]
 fn a_program_for_gpus_starts_without_their_driver_and_says_so() {
     let sandbox = Sandbox::new();
-    sandbox.write("none/libcuda.so.1", "no library");
-    let paths = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
-    let run = |device: &str| {
-        let arguments = "profile --model model --corpus dir:text --tokens 64 --context 16 --out p".split(' ');
-        let mut command = command(&sandbox.path(""), arguments.chain(["--device", device]));
-        command.env("LD_LIBRARY_PATH", format!("{}:{paths}", sandbox.path("none").display()));
-        said(&sandbox.path(""), &command.output().unwrap())
-    };
-    let refused = run("cuda");
+    sandbox.write("driver/libcuda.so.1", "no library");
+    let refused = beside_a_driver(&sandbox, "cuda");
     assert_eq!(refused.code, 1, "{}", refused.stderr);
     assert!(refused.stderr.contains("NVIDIA's driver is not on this machine ("), "{}", refused.stderr);
     assert!(!sandbox.path("p").exists());
-    let fallen = run("auto").done();
+    let fallen = beside_a_driver(&sandbox, "auto").done();
     assert!(fallen.stderr.contains("no GPU can be used, so this computes on the CPU"), "{}", fallen.stderr);
+}
+
+/// A driver of four functions: what they are given and what they give comes through.
+#[test]
+#[cfg(all(feature = "cuda", target_os = "linux", target_arch = "x86_64"))]
+fn a_program_for_gpus_calls_the_driver_that_it_finds() {
+    let sandbox = Sandbox::new();
+    let source = r#"
+        int cuInit(unsigned flags) { return flags; }
+        int cuDeviceGet(int *device, int number) { *device = 1000 + number; return 0; }
+        int cuDevicePrimaryCtxRetain(void **context, int device) { *context = 0; return device == 1003 ? 2 : 1; }
+        int cuGetErrorString(int error, const char **words) { *words = error == 2 ? "no room" : "not these"; return 0; }
+    "#;
+    sandbox.write("driver/driver.c", source);
+    let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
+    let arguments = ["-shared", "-fPIC", "-o", "libcuda.so.1", "driver.c"];
+    assert!(
+        std::process::Command::new(compiler)
+            .args(arguments)
+            .current_dir(sandbox.path("driver"))
+            .status()
+            .unwrap()
+            .success()
+    );
+    let refused = beside_a_driver(&sandbox, "cuda:3");
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("--device cuda:3: DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"no room\")"),
+        "{}",
+        refused.stderr
+    );
 }
 
 #[test]

@@ -29,7 +29,9 @@ impl Said {
     /// built for GPUs says where there is none.
     pub fn text(&self) -> String {
         let stdout = if self.stdout.is_empty() { String::new() } else { format!("stdout: {}", self.stdout) };
-        let lines = self.stderr.split_inclusive('\n').filter(|line| !line.starts_with("no GPU can be used"));
+        let for_gpus = cfg!(any(feature = "cuda", feature = "metal"));
+        let lines =
+            self.stderr.split_inclusive('\n').filter(|line| !(for_gpus && line.starts_with("no GPU can be used")));
         without_hashes(&format!("exit code {}\n{stdout}{}", self.code, lines.collect::<String>()))
     }
 

@@ -18,14 +18,14 @@ use std::{
 
 use libloading::os::unix::Library;
 
-/// `CUDA_ERROR_NOT_INITIALIZED` of cuda.h.
-const NOT_INITIALISED: c_int = 3;
 /// `CUDA_ERROR_NO_DEVICE` of cuda.h.
 const NO_DEVICE: c_int = 100;
+/// `CUDA_ERROR_NOT_SUPPORTED` of cuda.h.
+const NOT_SUPPORTED: c_int = 801;
 
-/// What a function does that the driver does not have.
+/// A function that the driver does not have.
 extern "C" fn missing() -> c_int {
-    NOT_INITIALISED
+    NOT_SUPPORTED
 }
 
 /// Functions that go on, their arguments untouched, to those of the driver.
