@@ -1,6 +1,6 @@
 //! The FFN's non-linearity, its product with the up projection, and the counting of active neurons, in one pass.
 
-use std::{cell::RefCell, ops::Range};
+use std::cell::RefCell;
 
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
@@ -14,6 +14,7 @@ use super::{
     matrix::{slice, slice_mut},
     observer::{Observer, Tally},
     simd::{erf, exp, vectorised},
+    sums::Sums,
 };
 
 /// A non-linearity that keeps the sign of its input's positive part: a neuron is active where its gate is positive.
@@ -155,7 +156,7 @@ pub fn observe(gate: &Tensor, act: Activation, layer: usize, observer: &mut dyn 
     Ok(())
 }
 
-fn check_runs(tally: &Tally, tokens: usize) -> Result<()> {
+pub(super) fn check_runs(tally: &Tally, tokens: usize) -> Result<()> {
     let announced: usize = tally.runs().iter().map(|run| run.tokens).sum();
     if announced != tokens {
         candle_core::bail!("the tally was told of {announced} tokens, but the batch has {tokens}");
@@ -278,19 +279,8 @@ impl candle_core::InplaceOp1 for PlainOp<'_> {
 
 /// Tokens that one task multiplies where nothing is counted.
 const ROWS: usize = 64;
-/// Neurons whose sums fit into the first-level cache beside the rows that are read.
+/// Neurons whose activations stand aside in the first-level cache.
 const TILE: usize = 256;
-/// Tokens whose activations are added in f32 before they go into f64: widening every one costs more than all the rest, and
-/// eight additions lose nothing that the activations themselves are sure of.
-const NARROW: usize = 8;
-
-/// Sums over the tokens of one run, per neuron of a layer.
-struct Sums {
-    active: Vec<u32>,
-    sum: Vec<f64>,
-    sum_sq: Vec<f64>,
-    max: Vec<f32>,
-}
 
 vectorised! {
     fn multiply(act: Activation, width: usize, up: &mut [f32], gate: &[f32]) {
@@ -315,169 +305,6 @@ vectorised! {
                 gate.copy_from_slice(&activation[..gate.len()]);
             }
         }
-    }
-}
-
-vectorised! {
-    fn sum(act: Activation, gate: &[f32], sums: &mut Sums) {
-        let width = sums.active.len();
-        for start in (0..width).step_by(TILE) {
-            let tile = start..width.min(start + TILE);
-            for rows in gate.chunks(NARROW * width) {
-                let mut part = Part::empty();
-                for row in rows.chunks_exact(width) {
-                    part.add(act, &row[tile.clone()]);
-                }
-                sums.add(tile.clone(), &part);
-            }
-        }
-    }
-}
-
-vectorised! {
-    fn multiply_and_sum(act: Activation, up: &mut [f32], gate: &[f32], sums: &mut Sums) {
-        let width = sums.active.len();
-        for start in (0..width).step_by(TILE) {
-            let tile = start..width.min(start + TILE);
-            for (rows, up) in gate.chunks(NARROW * width).zip(up.chunks_mut(NARROW * width)) {
-                let mut part = Part::empty();
-                for (row, h) in rows.chunks_exact(width).zip(up.chunks_exact_mut(width)) {
-                    let activation = part.add(act, &row[tile.clone()]);
-                    for (h, a) in h[tile.clone()].iter_mut().zip(activation) {
-                        *h *= a;
-                    }
-                }
-                sums.add(tile.clone(), &part);
-            }
-        }
-    }
-}
-
-vectorised! {
-    fn replace_and_sum(act: Activation, gate: &mut [f32], sums: &mut Sums) {
-        let width = sums.active.len();
-        for start in (0..width).step_by(TILE) {
-            let tile = start..width.min(start + TILE);
-            for rows in gate.chunks_mut(NARROW * width) {
-                let mut part = Part::empty();
-                for row in rows.chunks_exact_mut(width) {
-                    let row = &mut row[tile.clone()];
-                    part.add(act, row);
-                    row.copy_from_slice(&part.activation[..row.len()]);
-                }
-                sums.add(tile.clone(), &part);
-            }
-        }
-    }
-}
-
-/// Sums over [`NARROW`] tokens of [`TILE`] neurons, all 32 bits wide, so that one vector instruction serves as many of each.
-struct Part {
-    active: [u32; TILE],
-    sum: [f32; TILE],
-    sum_sq: [f32; TILE],
-    max: [f32; TILE],
-    /// The activations of the token at hand.
-    activation: [f32; TILE],
-}
-
-impl Part {
-    #[inline(always)]
-    fn empty() -> Self {
-        let (zero, lowest) = ([0.0; TILE], [f32::NEG_INFINITY; TILE]);
-        Self { active: [0; TILE], sum: zero, sum_sq: zero, max: lowest, activation: zero }
-    }
-
-    /// Adds one token; gives its activations back. One short loop after the other, each without a branch or a check of bounds:
-    /// in one loop the compiler would go neuron by neuron.
-    #[inline(always)]
-    fn add(&mut self, act: Activation, gate: &[f32]) -> &[f32] {
-        act.values(gate, &mut self.activation);
-        for (active, &g) in self.active.iter_mut().zip(gate) {
-            // A run has at most 64 tokens; a checked sum would branch at every neuron.
-            *active = active.wrapping_add(u32::from(g > 0.0));
-        }
-        let activation = &self.activation[..gate.len()];
-        for (sum, a) in self.sum.iter_mut().zip(activation) {
-            *sum += a;
-        }
-        for (sum, a) in self.sum_sq.iter_mut().zip(activation) {
-            *sum += a * a;
-        }
-        for (max, &a) in self.max.iter_mut().zip(activation) {
-            *max = max.max(a);
-        }
-        activation
-    }
-}
-
-impl Sums {
-    fn empty(width: usize) -> Self {
-        Self {
-            active: vec![0; width],
-            sum: vec![0.0; width],
-            sum_sq: vec![0.0; width],
-            max: vec![f32::NEG_INFINITY; width],
-        }
-    }
-
-    fn new(act: Activation, width: usize, gate: &[f32]) -> Self {
-        let mut sums = Self::empty(width);
-        sum(act, gate, &mut sums);
-        sums
-    }
-
-    fn with_product(act: Activation, width: usize, up: &mut [f32], gate: &[f32]) -> Self {
-        let mut sums = Self::empty(width);
-        multiply_and_sum(act, up, gate, &mut sums);
-        sums
-    }
-
-    fn replacing(act: Activation, width: usize, gate: &mut [f32]) -> Self {
-        let mut sums = Self::empty(width);
-        replace_and_sum(act, gate, &mut sums);
-        sums
-    }
-
-    #[inline(always)]
-    fn add(&mut self, tile: Range<usize>, part: &Part) {
-        for (total, &n) in self.active[tile.clone()].iter_mut().zip(&part.active) {
-            *total = total.wrapping_add(n);
-        }
-        for (total, &value) in self.sum[tile.clone()].iter_mut().zip(&part.sum) {
-            *total += f64::from(value);
-        }
-        for (total, &value) in self.sum_sq[tile.clone()].iter_mut().zip(&part.sum_sq) {
-            *total += f64::from(value);
-        }
-        for (total, &value) in self.max[tile].iter_mut().zip(&part.max) {
-            *total = total.max(value);
-        }
-    }
-}
-
-impl Tally {
-    /// Adds the sums of the runs of one feed-forward network, each with its fold, in the order of their tokens.
-    fn add(&mut self, ffn: usize, width: usize, runs: Vec<(usize, Sums)>) {
-        if !self.wants(ffn) {
-            return;
-        }
-        let at = ffn * width..(ffn + 1) * width;
-        for (fold, sums) in runs {
-            for (total, n) in self.active[fold][at.clone()].iter_mut().zip(&sums.active) {
-                *total += u64::from(*n);
-            }
-            for (total, value) in self.sum[at.clone()].iter_mut().zip(&sums.sum) {
-                *total += value;
-            }
-            for (total, value) in self.sum_sq[at.clone()].iter_mut().zip(&sums.sum_sq) {
-                *total += value;
-            }
-            for (total, value) in self.max[at.clone()].iter_mut().zip(&sums.max) {
-                *total = total.max(*value);
-            }
-        }
-        self.has_counted(ffn);
     }
 }
 

@@ -57,7 +57,7 @@ impl Attention {
     pub fn mix(&self, x: &Tensor, rotary: Option<&Arc<Rotary>>, positions: &Positions, path: Path) -> Result<Tensor> {
         let (batch, seq, _) = x.dims3()?;
         let split = |y: Tensor, heads: usize| y.reshape((batch, seq, heads, self.head_dim));
-        let (mut query, mut key) = (self.query.forward(x)?, self.key.forward(x)?);
+        let [mut query, mut key, value] = Linear::together([&self.query, &self.key, &self.value], x)?;
         let whole = self.query_key_norm.as_ref().filter(|norms| norms.whole);
         if let Some(norms) = whole {
             (query, key) = (norms.query.forward(&query)?, norms.key.forward(&key)?);
@@ -67,7 +67,7 @@ impl Attention {
         if let Some(norms) = by_head {
             (query, key) = (norms.query.forward(&query)?, norms.key.forward(&key)?);
         }
-        let value = split(self.value.forward(x)?, self.kv_heads)?;
+        let value = split(value, self.kv_heads)?;
         #[cfg(feature = "cuda")]
         if positions.past.is_none() {
             use super::gpu::{

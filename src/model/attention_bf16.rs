@@ -118,7 +118,7 @@ impl Sizes<'_> {
                 if weights.are_whole() && column + PANEL <= end {
                     weights.times(panel, &mut out[column..], row);
                 } else {
-                    copy(&weights.product(panel), out, column, row, PANEL.min(end - column));
+                    copy(&weights.product(panel), &mut out[column..], row, PANEL.min(end - column));
                 }
             }
         }

@@ -3,15 +3,15 @@
 //! The weights lie in memory as the processor's instructions read them; which instructions those are is found at run time:
 //! AMX tiles, AVX512-BF16, or f32 after widening.
 
-use std::{mem::MaybeUninit, sync::OnceLock};
+use std::{mem::MaybeUninit, ops::Range, sync::OnceLock};
 
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 use half::bf16;
 use rayon::prelude::*;
 
 use super::{
-    linear::tokens_per_task,
     matrix::{Matrix, filled, multiply, slice},
+    panels,
     simd::{interleave, pack},
 };
 
@@ -155,6 +155,11 @@ impl Panels {
         panels
     }
 
+    /// For the fastest kernel.
+    pub(super) fn best(&self) -> By<'_> {
+        By { panels: self, kernel: Kernel::best() }
+    }
+
     fn empty(out: usize, inner: usize) -> Self {
         Self { values: vec![Line([0; 16]); out.div_ceil(PANEL) * size(inner)], out, inner }
     }
@@ -176,44 +181,38 @@ impl Panels {
     #[must_use]
     pub fn product(&self, kernel: Kernel, x: &[f32]) -> Vec<f32> {
         assert_eq!(x.len() % self.inner, 0, "rows of {} values", self.inner);
-        let tokens = x.len() / self.inner;
-        let few = tokens < 64 * rayon::current_num_threads();
-        // SAFETY: the panels are all columns of `y`, and both ways go through all panels and all tokens.
-        #[allow(unsafe_code)]
-        unsafe {
-            filled(tokens * self.out, |y| if few { self.by_panels(kernel, x, y) } else { self.by_tokens(kernel, x, y) })
-        }
+        panels::product(&By { panels: self, kernel }, x)
+    }
+}
+
+/// Panels for a kernel of the caller's choice.
+pub(super) struct By<'a> {
+    panels: &'a Panels,
+    kernel: Kernel,
+}
+
+impl panels::Panels for By<'_> {
+    type Rows<'x> = Rows;
+
+    fn shape(&self) -> [usize; 2] {
+        [self.panels.out, self.panels.inner]
     }
 
-    /// Every panel, and the first of the columns that it gives.
-    fn panels(&self) -> impl IndexedParallelIterator<Item = (usize, &[Line])> {
-        let panels = self.values.par_chunks(self.size());
-        panels.enumerate().map(|(i, panel)| (i * PANEL, panel))
+    fn columns(&self) -> Vec<Range<usize>> {
+        let out = self.panels.out;
+        (0..out).step_by(PANEL).map(|start| start..out.min(start + PANEL)).collect()
     }
 
-    /// Every thread some tokens, and all panels.
-    fn by_tokens(&self, kernel: Kernel, x: &[f32], y: &mut [MaybeUninit<f32>]) {
-        let tokens = tokens_per_task(x.len() / self.inner);
-        let tasks = y.par_chunks_mut(tokens * self.out).zip(x.par_chunks(tokens * self.inner));
-        tasks.for_each(|(y, x)| {
-            let rows = Rows::new(x, self.inner, kernel);
-            for (i, panel) in self.values.chunks(self.size()).enumerate() {
-                let column = i * PANEL;
-                if rows.are_whole() && column + PANEL <= self.out {
-                    rows.times(panel, &mut y[column..], self.out);
-                } else {
-                    copy(&rows.product(panel), y, column, self.out, PANEL.min(self.out - column));
-                }
-            }
-        });
+    fn rows(&self, x: &[f32]) -> Rows {
+        Rows::new(x, self.panels.inner, self.kernel)
     }
 
-    /// Every thread some panels, and all tokens: for few tokens.
-    fn by_panels(&self, kernel: Kernel, x: &[f32], y: &mut [MaybeUninit<f32>]) {
-        let rows = Rows::new(x, self.inner, kernel);
-        let products: Vec<_> = self.panels().map(|(column, panel)| (column, rows.product(panel))).collect();
-        for (column, product) in products {
-            copy(&product, y, column, self.out, PANEL.min(self.out - column));
+    fn multiply(&self, rows: &Rows, columns: Range<usize>, to: &mut [MaybeUninit<f32>], stride: usize) {
+        let panel = self.panels.panel(columns.start / PANEL, 0);
+        if rows.are_whole() && columns.len() == PANEL {
+            rows.times(panel, to, stride);
+        } else {
+            copy(&rows.product(panel), to, stride, columns.len());
         }
     }
 }
@@ -262,12 +261,10 @@ fn put(panel: &mut [Line], pair: usize, column: usize, values: u32) {
     panel[pair * (PANEL / 16) + column / 16].0[column % 16] = values;
 }
 
-/// Columns of a panel's product into their place.
-pub(super) fn copy(product: &[f32], y: &mut [MaybeUninit<f32>], column: usize, out: usize, width: usize) {
-    for (y, product) in y.chunks_exact_mut(out).zip(product.chunks_exact(PANEL)) {
-        for (y, value) in y[column..column + width].iter_mut().zip(product) {
-            y.write(*value);
-        }
+/// The first columns of a panel's product, into rows that are `stride` apart; the last need not be whole.
+pub(super) fn copy(product: &[f32], to: &mut [MaybeUninit<f32>], stride: usize, width: usize) {
+    for (to, product) in to.chunks_mut(stride).zip(product.chunks_exact(PANEL)) {
+        to[..width].write_copy_of_slice(&product[..width]);
     }
 }
 

@@ -79,9 +79,19 @@ impl Dense {
     }
 
     fn product(&self, x: &Tensor, layer: usize, observer: &mut dyn Observer) -> Result<Product<'_>> {
+        if let (Path::Inference, Some(up), Some(tally)) = (self.path, &self.up, observer.tally())
+            && let Some(h) = Linear::gated([&self.gate, up], x, self.activation, layer, tally)?
+        {
+            return Ok(Product::Hidden(h, &self.down));
+        }
         // [batch, seq, ffn]: positive exactly where the neuron fires; all our non-linearities keep the sign.
-        let gate = self.gate.forward(x)?;
-        let up = self.up.as_ref().map(|up| up.forward(x)).transpose()?;
+        let (gate, up) = match &self.up {
+            Some(up) => {
+                let [gate, up] = Linear::together([&self.gate, up], x)?;
+                (gate, Some(up))
+            }
+            None => (self.gate.forward(x)?, None),
+        };
         let h = match (self.path, up) {
             (Path::Inference | Path::Portable, Some(up)) => {
                 activation::gated(&gate, up, self.activation, layer, observer)?

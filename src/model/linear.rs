@@ -1,14 +1,18 @@
 //! A projection: `y = x Wᵀ + b`.
 
-use std::{mem::MaybeUninit, sync::Arc};
+use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
+use candle_core::{DType, Result, Storage, Tensor};
 
 use super::{
-    Path, bf16,
-    matrix::{Matrix, filled, multiply, slice},
+    Path,
+    activation::{Activation, check_runs},
+    bf16,
+    matrix::slice,
+    observer::Tally,
+    panels::{self, Laid},
     patch::{Cut, Patch},
+    single,
     training::{Frozen, Replaced, has_kernels},
 };
 
@@ -29,8 +33,8 @@ enum Weight {
     Plain(Tensor),
     /// bf16 for activations in f32, in candle's own layout.
     Wide(Tensor),
-    Panels(Panels),
-    Halves(bf16::Panels),
+    /// In the order in which kernels of our own read it.
+    Laid(Laid),
     /// Behind which only the input has a gradient.
     Frozen(Frozen),
     /// The same, but for rows or columns that lie in it and have a gradient.
@@ -46,11 +50,11 @@ impl Linear {
             return Self::shared(weight.clone(), bias);
         }
         let layout = match weight.dtype() {
-            DType::F32 => Weight::Panels(Panels::new(weight)?),
-            DType::BF16 => Weight::Halves(bf16::Panels::new(weight)?),
+            DType::F32 => Laid::Single(single::Panels::new(weight)?),
+            DType::BF16 => Laid::Halves(bf16::Panels::new(weight)?),
             _ => return Self::shared(weight.clone(), bias),
         };
-        Ok(Self { weight: layout, bias: beside(weight, bias)?.map(Bias::Own), patch: None })
+        Ok(Self { weight: Weight::Laid(layout), bias: beside(weight, bias)?.map(Bias::Own), patch: None })
     }
 
     /// For training: a part of a weight and of a bias as the checkpoint holds them. What is a variable there is trained, all else frozen.
@@ -85,7 +89,7 @@ impl Linear {
 
     /// Whether it rounds its factors to bf16 and gives f32.
     pub fn rounds(&self) -> bool {
-        matches!(self.weight, Weight::Halves(_))
+        matches!(self.weight, Weight::Laid(Laid::Halves(_)))
     }
 
     /// `[batch, seq, in]` to `[batch, seq, out]`.
@@ -139,6 +143,52 @@ impl Linear {
         }
     }
 
+    /// What several projections make of the same `x [batch, seq, in]`, which is read once: `[batch, seq, out]` of each.
+    pub fn together<const N: usize>(projections: [&Self; N], x: &Tensor) -> Result<[Tensor; N]> {
+        let Some(weights) = all(projections.map(Self::laid)).filter(|weights| Laid::fit(weights, x)) else {
+            return each(projections.map(|projection| projection.forward(x)));
+        };
+        let (batch, seq, _) = x.dims3()?;
+        let products = of_values(x, |x| panels::together(weights, x))?;
+        let products = products.map(|y| {
+            let out = y.len() / (batch * seq);
+            Tensor::from_vec(y, (batch, seq, out), x.device())
+        });
+        let mut biased = each(products)?;
+        for (y, projection) in biased.iter_mut().zip(projections) {
+            *y = projection.biased(y.clone())?;
+        }
+        Ok(biased)
+    }
+
+    /// `act(gate(x)) · up(x) [batch, seq, out]` of `x [batch, seq, in]`, counted in the same pass, where these projections' products
+    /// are kernels of our own and do nothing else; else nothing.
+    pub fn gated(
+        projections: [&Self; 2],
+        x: &Tensor,
+        act: Activation,
+        ffn: usize,
+        tally: &mut Tally,
+    ) -> Result<Option<Tensor>> {
+        let plain = projections.iter().all(|projection| projection.bias.is_none());
+        let weights = all(projections.map(Self::laid)).filter(|weights| plain && Laid::fit(weights, x));
+        let Some(weights) = weights else { return Ok(None) };
+        let (batch, seq, _) = x.dims3()?;
+        check_runs(tally, batch * seq)?;
+        let (h, sums) = of_values(x, |x| panels::gated(weights, x, act, tally.runs()))?;
+        let width = h.len() / (batch * seq);
+        tally.add(ffn, width, sums);
+        Tensor::from_vec(h, (batch, seq, width), x.device()).map(Some)
+    }
+
+    /// The weight, where its product is a kernel of our own and nothing comes between.
+    fn laid(&self) -> Option<&Laid> {
+        match (&self.weight, &self.patch) {
+            (Weight::Laid(laid), None) => Some(laid),
+            _ => None,
+        }
+    }
+
     fn product(&self, x: &Tensor) -> Result<Tensor> {
         if let Weight::Frozen(frozen) = &self.weight {
             return self.biased(x.contiguous()?.apply_op1(frozen.clone())?);
@@ -152,8 +202,7 @@ impl Linear {
         let y = match &self.weight {
             Weight::Plain(weight) => x.matmul(&weight.t()?)?,
             Weight::Wide(weight) => bf16::widened(&x, weight)?,
-            Weight::Panels(panels) => x.apply_op1_no_bwd(panels)?,
-            Weight::Halves(panels) => x.apply_op1_no_bwd(panels)?,
+            Weight::Laid(laid) => x.apply_op1_no_bwd(laid)?,
             // Cut out anew at every use, since what is a copy would not see the variable change.
             Weight::Trained(weight, cut) => x.matmul(&cut.of(weight)?.to_dtype(x.dtype())?.t()?)?,
             Weight::Frozen(_) | Weight::Replaced(..) => unreachable!("multiplied above"),
@@ -181,124 +230,22 @@ pub fn beside(weight: &Tensor, bias: Option<Tensor>) -> Result<Option<Tensor>> {
     bias.map(|bias| bias.to_dtype(activations(weight))).transpose()
 }
 
-/// A weight `[out, in]` cut into panels of [`PANEL`] rows, each stored transposed, `[in, PANEL]` (the last is of another width): the
-/// order in which the matrix product reads it, which would otherwise be made anew for every few tokens.
-///
-/// Each thread multiplies a few tokens with all panels. The library's own threads meet after every block of columns, which
-/// costs a fifth of the time at these sizes.
-struct Panels {
-    values: Vec<f32>,
-    out: usize,
-    inner: usize,
+/// Every one of them, if they are all there.
+fn all<T, const N: usize>(found: [Option<T>; N]) -> Option<[T; N]> {
+    let there = found.iter().all(Option::is_some);
+    there.then(|| found.map(|found| found.expect("looked for above")))
 }
 
-/// A multiple of the rows that the microkernel takes at once (16 with AVX2, 48 with AVX-512).
-const PANEL: usize = 96;
-/// The last panel is at least this wide: the library adds up products of at most 64 × 64 in other blocks, and a token's sums must
-/// not depend on how many other tokens share its batch.
-const NARROWEST: usize = 65;
-
-/// Tokens of one task: few enough that every thread has some, enough that a panel is read from memory seldom.
-pub fn tokens_per_task(tokens: usize) -> usize {
-    tokens.div_ceil(2 * rayon::current_num_threads()).clamp(64, 512)
+/// Every one of them, or the first error.
+fn each<T, const N: usize>(results: [Result<T>; N]) -> Result<[T; N]> {
+    let values = results.into_iter().collect::<Result<Vec<_>>>()?;
+    Ok(values.try_into().unwrap_or_else(|_| unreachable!("as many as results")))
 }
 
-/// How many panels of `out` rows are [`PANEL`] wide; one more holds the rest.
-fn full(out: usize) -> usize {
-    out.saturating_sub(NARROWEST) / PANEL
-}
-
-impl Panels {
-    fn new(weight: &Tensor) -> Result<Self> {
-        let (out, inner) = weight.dims2()?;
-        let weight = weight.flatten_all()?.contiguous()?;
-        let (storage, layout) = weight.storage_and_layout();
-        let candle_core::Storage::Cpu(storage) = &*storage else { candle_core::bail!("the weight is not on the CPU") };
-        let weight = slice(storage, layout)?;
-        let mut panels = vec![0f32; out * inner];
-        let full = full(out) * inner * PANEL;
-        let (equal, last) = panels.split_at_mut(full);
-        let (rows, last_rows) = weight.split_at(full);
-        let pairs = equal.par_chunks_mut(PANEL * inner).zip(rows.par_chunks(PANEL * inner));
-        pairs.chain([(last, last_rows)]).for_each(|(panel, rows)| {
-            let width = rows.len() / inner;
-            for (i, row) in rows.chunks_exact(inner).enumerate() {
-                for (value, to) in row.iter().zip(panel[i..].iter_mut().step_by(width)) {
-                    *to = *value;
-                }
-            }
-        });
-        Ok(Self { values: panels, out, inner })
-    }
-
-    /// `x [tokens, in]` times one panel, into columns of `y` that begin at `column` and are `stride` apart row by row.
-    fn multiply(&self, panel: &[f32], x: &[f32], y: &mut [MaybeUninit<f32>], column: usize, stride: usize) {
-        let (width, tokens) = (panel.len() / self.inner, x.len() / self.inner);
-        let at = |offset, rows, columns| Matrix { offset, rows, columns };
-        multiply(
-            [tokens, width, self.inner],
-            (y, at(column, stride, 1)),
-            (x, at(0, self.inner, 1)),
-            (panel, at(0, width, 1)),
-        );
-    }
-
-    /// Every panel, and the first of the columns that it gives.
-    fn iter(&self) -> impl Iterator<Item = (&[f32], usize)> {
-        let (equal, last) = self.values.split_at(full(self.out) * PANEL * self.inner);
-        let panels = equal.chunks_exact(PANEL * self.inner).chain([last]);
-        panels.enumerate().map(|(i, panel)| (panel, i * PANEL))
-    }
-
-    /// Every thread some tokens, and all panels.
-    fn by_tokens(&self, x: &[f32], y: &mut [MaybeUninit<f32>]) {
-        let tokens = tokens_per_task(x.len() / self.inner);
-        y.par_chunks_mut(tokens * self.out).zip(x.par_chunks(tokens * self.inner)).for_each(|(y, x)| {
-            for (panel, column) in self.iter() {
-                self.multiply(panel, x, y, column, self.out);
-            }
-        });
-    }
-
-    /// Every thread some panels, and all tokens: for few tokens.
-    fn by_panels(&self, x: &[f32], y: &mut [MaybeUninit<f32>]) {
-        let tokens = x.len() / self.inner;
-        let panels: Vec<_> = self.iter().collect();
-        let products: Vec<_> = panels
-            .into_par_iter()
-            .map(|(panel, column)| {
-                let width = panel.len() / self.inner;
-                // SAFETY: the product has `tokens` rows of `width` values.
-                #[allow(unsafe_code)]
-                let product = unsafe { filled(tokens * width, |y| self.multiply(panel, x, y, 0, width)) };
-                (column, width, product)
-            })
-            .collect();
-        for (row, y) in y.chunks_exact_mut(self.out).enumerate() {
-            for (column, width, product) in &products {
-                for (y, value) in y[*column..].iter_mut().zip(&product[row * width..][..*width]) {
-                    y.write(*value);
-                }
-            }
-        }
-    }
-}
-
-impl CustomOp1 for Panels {
-    fn name(&self) -> &'static str {
-        "projection"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (tokens, inner) = layout.shape().dims2()?;
-        if inner != self.inner {
-            candle_core::bail!("a projection of width {} was given vectors of width {inner}", self.inner);
-        }
-        let x = slice(x, layout)?;
-        let few = tokens < 64 * rayon::current_num_threads();
-        // SAFETY: the panels are all columns of `y`, and both ways go through all panels and all tokens.
-        #[allow(unsafe_code)]
-        let y = unsafe { filled(tokens * self.out, |y| if few { self.by_panels(x, y) } else { self.by_tokens(x, y) }) };
-        Ok((CpuStorage::F32(y), Shape::from((tokens, self.out))))
-    }
+/// What a function makes of the values of an f32 tensor on the CPU.
+fn of_values<T>(x: &Tensor, function: impl FnOnce(&[f32]) -> T) -> Result<T> {
+    let x = x.contiguous()?;
+    let (storage, layout) = x.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else { candle_core::bail!("the activations are not on the CPU") };
+    Ok(function(slice(storage, layout)?))
 }

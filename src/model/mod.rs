@@ -23,12 +23,15 @@ pub mod loss;
 pub(crate) mod matrix;
 mod norm;
 mod observer;
+mod panels;
 pub mod patch;
 mod positions;
 mod residual;
 mod rope;
 pub(crate) mod simd;
+mod single;
 pub mod spec;
+mod sums;
 mod training;
 mod weights;
 

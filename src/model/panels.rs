@@ -1,0 +1,266 @@
+//! Products with weights that are cut into panels of output columns, shared out among the threads.
+//!
+//! A thread multiplies a few tokens with all panels: what it reads of their activations stays in its caches, and the threads meet
+//! once, not after every block of columns, which costs a fifth of the time at these sizes.
+
+use std::{
+    array,
+    mem::{MaybeUninit, discriminant, take},
+    ops::Range,
+};
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::{
+    activation::Activation,
+    bf16,
+    matrix::{filled, overwritten, slice},
+    observer::Run,
+    single,
+    sums::Sums,
+};
+
+/// A weight `[out, in]` cut into panels of output columns, each laid out as its products read it.
+pub(super) trait Panels: Sync {
+    /// A few rows of activations as the products read them.
+    type Rows<'x>: Sync;
+
+    /// Output columns and inner values.
+    fn shape(&self) -> [usize; 2];
+
+    /// The columns of every panel, one panel after the other.
+    fn columns(&self) -> Vec<Range<usize>>;
+
+    /// Rows `[tokens, in]`.
+    fn rows<'x>(&self, x: &'x [f32]) -> Self::Rows<'x>;
+
+    /// The products of rows with the panel of these columns, into rows that are `stride` apart; fills as many columns of each.
+    fn multiply(&self, rows: &Self::Rows<'_>, columns: Range<usize>, to: &mut [MaybeUninit<f32>], stride: usize);
+}
+
+/// A weight in one of the layouts that there are.
+pub(super) enum Laid {
+    Single(single::Panels),
+    Halves(bf16::Panels),
+}
+
+/// Rows for the weights of one layout.
+pub(super) enum LaidRows<'x> {
+    Single(&'x [f32]),
+    Halves(bf16::Rows),
+}
+
+impl Laid {
+    /// Whether weights can be multiplied together with `x [batch, seq, in]`, and had better be.
+    pub fn fit(weights: &[&Self], x: &Tensor) -> bool {
+        let alike = |pair: &[&Self]| discriminant(pair[0]) == discriminant(pair[1]);
+        let inner = |weight: &&Self| weight.shape()[1] == x.dims().last().copied().unwrap_or_default();
+        weights.windows(2).all(alike) && weights.iter().all(inner) && !few(x.elem_count() / weights[0].shape()[1])
+    }
+}
+
+impl Panels for Laid {
+    type Rows<'x> = LaidRows<'x>;
+
+    fn shape(&self) -> [usize; 2] {
+        match self {
+            Self::Single(weight) => weight.shape(),
+            Self::Halves(weight) => weight.best().shape(),
+        }
+    }
+
+    fn columns(&self) -> Vec<Range<usize>> {
+        match self {
+            Self::Single(weight) => weight.columns(),
+            Self::Halves(weight) => weight.best().columns(),
+        }
+    }
+
+    fn rows<'x>(&self, x: &'x [f32]) -> LaidRows<'x> {
+        match self {
+            Self::Single(weight) => LaidRows::Single(weight.rows(x)),
+            Self::Halves(weight) => LaidRows::Halves(weight.best().rows(x)),
+        }
+    }
+
+    fn multiply(&self, rows: &LaidRows<'_>, columns: Range<usize>, to: &mut [MaybeUninit<f32>], stride: usize) {
+        match (self, rows) {
+            (Self::Single(weight), LaidRows::Single(rows)) => weight.multiply(rows, columns, to, stride),
+            (Self::Halves(weight), LaidRows::Halves(rows)) => weight.best().multiply(rows, columns, to, stride),
+            _ => unreachable!("rows are made for weights of one layout"),
+        }
+    }
+}
+
+impl CustomOp1 for Laid {
+    fn name(&self) -> &'static str {
+        "projection"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (tokens, inner) = layout.shape().dims2()?;
+        let [out, own] = self.shape();
+        if inner != own {
+            candle_core::bail!("a projection of width {own} was given vectors of width {inner}");
+        }
+        Ok((CpuStorage::F32(product(self, slice(x, layout)?)), Shape::from((tokens, out))))
+    }
+}
+
+/// Tokens of one task: few enough that every thread has some, enough that a panel is read from memory seldom.
+fn tokens_per_task(tokens: usize, most: usize) -> usize {
+    tokens.div_ceil(2 * rayon::current_num_threads()).clamp(64, most)
+}
+
+/// Whether these are so few tokens that the threads had better share out the panels.
+pub(super) fn few(tokens: usize) -> bool {
+    tokens < 64 * rayon::current_num_threads()
+}
+
+/// `x Wᵀ [tokens, out]` of `x [tokens, in]`.
+pub(super) fn product<P: Panels>(weight: &P, x: &[f32]) -> Vec<f32> {
+    let [_, inner] = weight.shape();
+    if few(x.len() / inner) {
+        return by_panels(weight, x);
+    }
+    let [y] = together([weight], x);
+    y
+}
+
+/// The products of the same `x [tokens, in]` with several weights: every thread some tokens, and all panels.
+pub(super) fn together<P: Panels, const N: usize>(weights: [&P; N], x: &[f32]) -> [Vec<f32>; N] {
+    let [_, inner] = weights[0].shape();
+    let (tokens, outs) = (x.len() / inner, weights.map(|weight| weight.shape()[0]));
+    let each = tokens_per_task(tokens, 512);
+    let mut products = outs.map(|out| Vec::with_capacity(tokens * out));
+    let mut rest: [&mut [MaybeUninit<f32>]; N] = products.each_mut().map(|y: &mut Vec<f32>| y.spare_capacity_mut());
+    let tasks: Vec<_> = x
+        .chunks(each * inner)
+        .map(|x| (x, array::from_fn::<_, N, _>(|i| split_off(&mut rest[i], x.len() / inner * outs[i]))))
+        .collect();
+    tasks.into_par_iter().with_max_len(1).for_each(|(x, mut to)| {
+        let rows = weights[0].rows(x);
+        for ((weight, to), out) in weights.iter().zip(&mut to).zip(outs) {
+            for columns in weight.columns() {
+                weight.multiply(&rows, columns.clone(), &mut to[columns.start..], out);
+            }
+        }
+    });
+    for (y, out) in products.iter_mut().zip(outs) {
+        // SAFETY: the tasks are all tokens, and each has filled all columns of its own.
+        #[allow(unsafe_code)]
+        unsafe {
+            y.set_len(tokens * out);
+        }
+    }
+    products
+}
+
+/// Every thread some panels, and all tokens: for few tokens.
+fn by_panels<P: Panels>(weight: &P, x: &[f32]) -> Vec<f32> {
+    let ([out, inner], rows) = (weight.shape(), weight.rows(x));
+    let tokens = x.len() / inner;
+    let products: Vec<_> = weight
+        .columns()
+        .into_par_iter()
+        .map(|columns| {
+            let width = columns.len();
+            // SAFETY: the product has `tokens` rows of `width` values.
+            #[allow(unsafe_code)]
+            let product = unsafe { filled(tokens * width, |y| weight.multiply(&rows, columns.clone(), y, width)) };
+            (columns, product)
+        })
+        .collect();
+    let fill = |y: &mut [MaybeUninit<f32>]| {
+        for (row, y) in y.chunks_exact_mut(out).enumerate() {
+            for (columns, product) in &products {
+                y[columns.clone()].write_copy_of_slice(&product[row * columns.len()..][..columns.len()]);
+            }
+        }
+    };
+    // SAFETY: the panels are all columns.
+    #[allow(unsafe_code)]
+    unsafe {
+        filled(tokens * out, fill)
+    }
+}
+
+/// Hidden units `act(x Gᵀ) · x Uᵀ [tokens, out]` of `x [tokens, in]`, whose tokens are those of the runs, and the sums of each run over
+/// the activations. Of gates and the up projection's values, no more than a panel of a few tokens is ever there.
+pub(super) fn gated<P: Panels>(
+    [gate, up]: [&P; 2],
+    x: &[f32],
+    act: Activation,
+    runs: &[Run],
+) -> (Vec<f32>, Vec<(usize, Sums)>) {
+    let [out, inner] = gate.shape();
+    let tokens = x.len() / inner;
+    let mut h = Vec::with_capacity(tokens * out);
+    let (mut rest, mut x) = (&mut h.spare_capacity_mut()[..tokens * out], x);
+    let tasks: Vec<_> = tasks(runs, tokens_per_task(tokens, 256))
+        .map(|runs| {
+            let tokens: usize = runs.iter().map(|run| run.tokens).sum();
+            let own;
+            (own, x) = x.split_at(tokens * inner);
+            (runs, own, split_off(&mut rest, tokens * out))
+        })
+        .collect();
+    assert!(rest.is_empty() && x.is_empty(), "the runs are all tokens");
+    let sums: Vec<Vec<_>> = tasks
+        .into_par_iter()
+        .with_max_len(1)
+        .map(|(runs, x, to)| {
+            let (rows, tokens) = (gate.rows(x), x.len() / inner);
+            let mut sums: Vec<_> = runs.iter().map(|run| (run.fold, Sums::empty(out))).collect();
+            let (mut gates, mut ups) = (Vec::new(), Vec::new());
+            for columns in gate.columns() {
+                let width = columns.len();
+                gates.resize(tokens * width, 0.0);
+                ups.resize(tokens * width, 0.0);
+                // SAFETY: products write numbers.
+                #[allow(unsafe_code)]
+                let (to_gates, to_ups) = unsafe { (overwritten(&mut gates), overwritten(&mut ups)) };
+                gate.multiply(&rows, columns.clone(), to_gates, width);
+                up.multiply(&rows, columns.clone(), to_ups, width);
+                let mut start = 0;
+                for (run, (_, sums)) in runs.iter().zip(&mut sums) {
+                    let values = start * width..(start + run.tokens) * width;
+                    let to = &mut to[start * out..(start + run.tokens) * out];
+                    sums.add_product(act, columns.clone(), [&gates[values.clone()], &ups[values]], to);
+                    start += run.tokens;
+                }
+            }
+            sums
+        })
+        .collect();
+    // SAFETY: the tasks are all tokens, the panels all columns.
+    #[allow(unsafe_code)]
+    unsafe {
+        h.set_len(tokens * out);
+    }
+    (h, sums.into_iter().flatten().collect())
+}
+
+/// Runs that follow one another, of about so many tokens together.
+fn tasks(runs: &[Run], tokens: usize) -> impl Iterator<Item = &[Run]> {
+    let mut rest = runs;
+    std::iter::from_fn(move || {
+        let mut there = 0;
+        let len = rest.iter().take_while(|run| {
+            let room = there == 0 || there + run.tokens <= tokens;
+            there += run.tokens;
+            room
+        });
+        let own;
+        (own, rest) = rest.split_at(len.count());
+        (!own.is_empty()).then_some(own)
+    })
+}
+
+/// The first `len` values, which are gone from the slice then.
+fn split_off<'a, T>(rest: &mut &'a mut [T], len: usize) -> &'a mut [T] {
+    let (own, behind) = take(rest).split_at_mut(len);
+    *rest = behind;
+    own
+}

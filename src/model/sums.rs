@@ -1,0 +1,288 @@
+//! Sums over the tokens of a run: what is counted of the gates, in the pass that makes activations of them.
+
+use std::{mem::MaybeUninit, ops::Range};
+
+use super::{activation::Activation, observer::Tally, simd::vectorised};
+
+/// Neurons whose rows are read together, so that a few tokens of them stay in the first-level cache.
+const TILE: usize = 256;
+/// Neurons whose sums stand in registers.
+const LANES: usize = 32;
+/// Tokens whose activations are added in f32 before they go into f64: widening every one costs more than all the rest, and
+/// eight additions lose nothing that the activations themselves are sure of.
+const NARROW: usize = 8;
+
+/// Sums over the tokens of one run, per neuron of a layer.
+pub struct Sums {
+    active: Vec<u32>,
+    sum: Vec<f64>,
+    sum_sq: Vec<f64>,
+    max: Vec<f32>,
+}
+
+/// Rows of gates, and what becomes of their activations.
+trait Rows {
+    fn count(&self) -> usize;
+    /// The gates of one token.
+    fn gate(&self, row: usize, columns: Range<usize>) -> &[f32];
+    /// Takes the activations of the same gates.
+    fn put(&mut self, row: usize, columns: Range<usize>, activations: &[f32]);
+}
+
+/// Gates `[tokens, width]` that are only looked at.
+struct Seen<'a>(&'a [f32], usize);
+
+/// Gates `[tokens, width]` that become activations.
+struct Replaced<'a>(&'a mut [f32], usize);
+
+/// Values `up` of the up projection that are multiplied by the activations of `gate`, both `[tokens, width]`.
+struct Multiplied<'a> {
+    gate: &'a [f32],
+    up: &'a mut [f32],
+    width: usize,
+}
+
+/// Values `ups [tokens, width]` whose products with the activations of `gates` become columns of `to [tokens, stride]`, the first at `column`.
+struct Placed<'a> {
+    gates: &'a [f32],
+    ups: &'a [f32],
+    width: usize,
+    to: &'a mut [MaybeUninit<f32>],
+    stride: usize,
+    column: usize,
+}
+
+/// The part of one row of `[tokens, width]`.
+#[inline(always)]
+fn part(row: usize, width: usize, columns: Range<usize>) -> Range<usize> {
+    row * width + columns.start..row * width + columns.end
+}
+
+impl Rows for Seen<'_> {
+    #[inline(always)]
+    fn count(&self) -> usize {
+        self.0.len() / self.1
+    }
+
+    #[inline(always)]
+    fn gate(&self, row: usize, columns: Range<usize>) -> &[f32] {
+        &self.0[part(row, self.1, columns)]
+    }
+
+    #[inline(always)]
+    fn put(&mut self, _: usize, _: Range<usize>, _: &[f32]) {}
+}
+
+impl Rows for Replaced<'_> {
+    #[inline(always)]
+    fn count(&self) -> usize {
+        self.0.len() / self.1
+    }
+
+    #[inline(always)]
+    fn gate(&self, row: usize, columns: Range<usize>) -> &[f32] {
+        &self.0[part(row, self.1, columns)]
+    }
+
+    #[inline(always)]
+    fn put(&mut self, row: usize, columns: Range<usize>, activations: &[f32]) {
+        self.0[part(row, self.1, columns)].copy_from_slice(activations);
+    }
+}
+
+impl Rows for Multiplied<'_> {
+    #[inline(always)]
+    fn count(&self) -> usize {
+        self.gate.len() / self.width
+    }
+
+    #[inline(always)]
+    fn gate(&self, row: usize, columns: Range<usize>) -> &[f32] {
+        &self.gate[part(row, self.width, columns)]
+    }
+
+    #[inline(always)]
+    fn put(&mut self, row: usize, columns: Range<usize>, activations: &[f32]) {
+        for (h, a) in self.up[part(row, self.width, columns)].iter_mut().zip(activations) {
+            *h *= a;
+        }
+    }
+}
+
+impl Rows for Placed<'_> {
+    #[inline(always)]
+    fn count(&self) -> usize {
+        self.gates.len() / self.width
+    }
+
+    #[inline(always)]
+    fn gate(&self, row: usize, columns: Range<usize>) -> &[f32] {
+        &self.gates[part(row, self.width, columns)]
+    }
+
+    #[inline(always)]
+    fn put(&mut self, row: usize, columns: Range<usize>, activations: &[f32]) {
+        let first = row * self.stride + self.column + columns.start;
+        let to = &mut self.to[first..first + columns.len()];
+        for ((h, up), a) in to.iter_mut().zip(&self.ups[part(row, self.width, columns)]).zip(activations) {
+            h.write(up * a);
+        }
+    }
+}
+
+vectorised! {
+    fn sum(act: Activation, gate: &[f32], width: usize, sums: &mut Sums) {
+        add_rows(act, Seen(gate, width), 0..width, sums);
+    }
+}
+
+vectorised! {
+    fn multiply_and_sum(act: Activation, up: &mut [f32], gate: &[f32], width: usize, sums: &mut Sums) {
+        add_rows(act, Multiplied { gate, up, width }, 0..width, sums);
+    }
+}
+
+vectorised! {
+    fn replace_and_sum(act: Activation, gate: &mut [f32], width: usize, sums: &mut Sums) {
+        add_rows(act, Replaced(gate, width), 0..width, sums);
+    }
+}
+
+vectorised! {
+    fn place_and_sum(act: Activation, rows: Placed<'_>, neurons: Range<usize>, sums: &mut Sums) {
+        add_rows(act, rows, neurons, sums);
+    }
+}
+
+/// Adds the rows of one run, whose columns are these neurons, to the sums.
+#[inline(always)]
+fn add_rows(act: Activation, mut rows: impl Rows, neurons: Range<usize>, sums: &mut Sums) {
+    let width = neurons.len();
+    for tile in (0..width).step_by(TILE) {
+        let end = width.min(tile + TILE);
+        for first in (0..rows.count()).step_by(NARROW) {
+            let tokens = first..rows.count().min(first + NARROW);
+            for column in (tile..end).step_by(LANES) {
+                let columns = column..end.min(column + LANES);
+                // Of a length that the compiler knows, the sums are registers.
+                if columns.len() == LANES {
+                    add_part::<true>(act, &mut rows, tokens.clone(), columns, neurons.start, sums);
+                } else {
+                    add_part::<false>(act, &mut rows, tokens.clone(), columns, neurons.start, sums);
+                }
+            }
+        }
+    }
+}
+
+/// Adds at most [`NARROW`] tokens of at most [`LANES`] neurons; of so many when `WHOLE`. Column 0 of the rows is neuron `first`.
+#[inline(always)]
+fn add_part<const WHOLE: bool>(
+    act: Activation,
+    rows: &mut impl Rows,
+    tokens: Range<usize>,
+    columns: Range<usize>,
+    first: usize,
+    sums: &mut Sums,
+) {
+    let len = if WHOLE { LANES } else { columns.len() };
+    let mut active = [0u32; LANES];
+    let (mut sum, mut sum_sq, mut max) = ([0f32; LANES], [0f32; LANES], [f32::NEG_INFINITY; LANES]);
+    for row in tokens {
+        let (mut gate, mut activation) = ([0f32; LANES], [0f32; LANES]);
+        gate[..len].copy_from_slice(rows.gate(row, columns.clone()));
+        act.values(&gate, &mut activation);
+        for i in 0..LANES {
+            // A run has at most 64 tokens; a checked sum would branch at every neuron.
+            active[i] = active[i].wrapping_add(u32::from(gate[i] > 0.0));
+            sum[i] += activation[i];
+            sum_sq[i] += activation[i] * activation[i];
+            max[i] = max[i].max(activation[i]);
+        }
+        rows.put(row, columns.clone(), &activation[..len]);
+    }
+    let neurons = first + columns.start..first + columns.end;
+    for (total, n) in sums.active[neurons.clone()].iter_mut().zip(active) {
+        *total = total.wrapping_add(n);
+    }
+    for (total, value) in sums.sum[neurons.clone()].iter_mut().zip(sum) {
+        *total += f64::from(value);
+    }
+    for (total, value) in sums.sum_sq[neurons.clone()].iter_mut().zip(sum_sq) {
+        *total += f64::from(value);
+    }
+    for (total, value) in sums.max[neurons].iter_mut().zip(max) {
+        *total = total.max(value);
+    }
+}
+
+impl Sums {
+    /// Of no tokens.
+    pub fn empty(width: usize) -> Self {
+        Self {
+            active: vec![0; width],
+            sum: vec![0.0; width],
+            sum_sq: vec![0.0; width],
+            max: vec![f32::NEG_INFINITY; width],
+        }
+    }
+
+    /// Of gates `[tokens, width]`.
+    pub fn new(act: Activation, width: usize, gate: &[f32]) -> Self {
+        let mut sums = Self::empty(width);
+        sum(act, gate, width, &mut sums);
+        sums
+    }
+
+    /// Of gates `[tokens, width]`, whose activations are multiplied onto `up`.
+    pub fn with_product(act: Activation, width: usize, up: &mut [f32], gate: &[f32]) -> Self {
+        let mut sums = Self::empty(width);
+        multiply_and_sum(act, up, gate, width, &mut sums);
+        sums
+    }
+
+    /// Of gates `[tokens, width]`, in whose place their activations are put.
+    pub fn replacing(act: Activation, width: usize, gate: &mut [f32]) -> Self {
+        let mut sums = Self::empty(width);
+        replace_and_sum(act, gate, width, &mut sums);
+        sums
+    }
+
+    /// Adds gates `[tokens, neurons]` of some of the neurons; their activations times `ups` go into the neurons' columns of
+    /// `to [tokens, width]`, all of which are written.
+    pub fn add_product(
+        &mut self,
+        act: Activation,
+        neurons: Range<usize>,
+        [gates, ups]: [&[f32]; 2],
+        to: &mut [MaybeUninit<f32>],
+    ) {
+        let (width, stride, column) = (neurons.len(), self.active.len(), neurons.start);
+        place_and_sum(act, Placed { gates, ups, width, to, stride, column }, neurons, self);
+    }
+}
+
+impl Tally {
+    /// Adds the sums of the runs of one feed-forward network, each with its fold, in the order of their tokens.
+    pub(super) fn add(&mut self, ffn: usize, width: usize, runs: Vec<(usize, Sums)>) {
+        if !self.wants(ffn) {
+            return;
+        }
+        let at = ffn * width..(ffn + 1) * width;
+        for (fold, sums) in runs {
+            for (total, n) in self.active[fold][at.clone()].iter_mut().zip(&sums.active) {
+                *total += u64::from(*n);
+            }
+            for (total, value) in self.sum[at.clone()].iter_mut().zip(&sums.sum) {
+                *total += value;
+            }
+            for (total, value) in self.sum_sq[at.clone()].iter_mut().zip(&sums.sum_sq) {
+                *total += value;
+            }
+            for (total, value) in self.max[at.clone()].iter_mut().zip(&sums.max) {
+                *total = total.max(*value);
+            }
+        }
+        self.has_counted(ffn);
+    }
+}
