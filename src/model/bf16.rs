@@ -10,7 +10,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::{
-    matrix::{Matrix, filled, multiply, slice},
+    matrix::{Matrix, filled, multiply, slice, write},
     panels,
     simd::{interleave, pack},
 };
@@ -264,7 +264,7 @@ fn put(panel: &mut [Line], pair: usize, column: usize, values: u32) {
 /// The first columns of a panel's product, into rows that are `stride` apart; the last need not be whole.
 pub(super) fn copy(product: &[f32], to: &mut [MaybeUninit<f32>], stride: usize, width: usize) {
     for (to, product) in to.chunks_mut(stride).zip(product.chunks_exact(PANEL)) {
-        to[..width].write_copy_of_slice(&product[..width]);
+        write(&product[..width], &mut to[..width]);
     }
 }
 

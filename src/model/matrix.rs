@@ -81,6 +81,13 @@ pub unsafe fn filled<T>(len: usize, fill: impl FnOnce(&mut [MaybeUninit<T>])) ->
     values
 }
 
+/// Values into a place of as many.
+pub fn write(values: &[f32], to: &mut [MaybeUninit<f32>]) {
+    for (to, value) in to.iter_mut().zip(values) {
+        to.write(*value);
+    }
+}
+
 /// Values that are there already, as a place to write others.
 ///
 /// # Safety

@@ -18,7 +18,7 @@ pub struct Norm {
     weight: Tensor,
     bias: Option<Tensor>,
     path: Path,
-    /// While training, where it is frozen and we have a kernel.
+    /// Where nothing of it is trained and we have a kernel of our own.
     frozen: Option<Arc<Box<dyn CustomOp1 + Send + Sync>>>,
 }
 
@@ -32,13 +32,16 @@ impl Norm {
         let bias = beside(&weight, bias)?;
         let weight = weight.to_dtype(activations(&weight))?;
         // While training the weight itself is the variable, and 1 is added at every use.
-        let weight = match (spec.kind, path) {
-            (NormKind::RmsPlusOne, Path::Inference | Path::Portable) => (weight + 1.0)?,
-            _ => weight,
+        let (spec, weight) = match (spec.kind, path) {
+            (NormKind::RmsPlusOne, Path::Inference | Path::Portable) => {
+                (NormSpec { kind: NormKind::Rms, ..spec }, (weight + 1.0)?)
+            }
+            _ => (spec, weight),
         };
         let trained = weight.track_op() || bias.as_ref().is_some_and(Tensor::track_op);
         let mut norm = Self { spec, weight, bias, path, frozen: None };
-        if path == Path::Training && !trained && norm.weight.rank() == 1 && has_kernels(&norm.weight) {
+        let has_kernel = matches!(path, Path::Inference | Path::Training) && has_kernels(&norm.weight);
+        if has_kernel && !trained && norm.weight.rank() == 1 {
             norm.frozen = Some(Arc::new(norm.kernel()?));
         }
         Ok(norm)
@@ -49,7 +52,7 @@ impl Norm {
         if super::gpu::fits(&self.weight) {
             return Ok(Box::new(self.on_gpu(self.used()?)));
         }
-        Ok(Box::new(FrozenNorm::new(self.spec, &self.weight, self.bias.as_ref())?))
+        Ok(Box::new(FrozenNorm::new(self.spec, &self.used()?, self.bias.as_ref())?))
     }
 
     /// The weight as it multiplies, where it is stored as training has it.

@@ -5,7 +5,7 @@
 
 use std::{
     array,
-    mem::{MaybeUninit, discriminant, take},
+    mem::{MaybeUninit, discriminant},
     ops::Range,
 };
 
@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use super::{
     activation::Activation,
     bf16,
-    matrix::{filled, overwritten, slice},
+    matrix::{filled, overwritten, slice, write},
     observer::Run,
     single,
     sums::Sums,
@@ -137,7 +137,14 @@ pub(super) fn together<P: Panels, const N: usize>(weights: [&P; N], x: &[f32]) -
     let mut rest: [&mut [MaybeUninit<f32>]; N] = products.each_mut().map(|y: &mut Vec<f32>| y.spare_capacity_mut());
     let tasks: Vec<_> = x
         .chunks(each * inner)
-        .map(|x| (x, array::from_fn::<_, N, _>(|i| split_off(&mut rest[i], x.len() / inner * outs[i]))))
+        .map(|x| {
+            (
+                x,
+                array::from_fn::<_, N, _>(|i| {
+                    rest[i].split_off_mut(..x.len() / inner * outs[i]).expect("room for all tokens")
+                }),
+            )
+        })
         .collect();
     tasks.into_par_iter().with_max_len(1).for_each(|(x, mut to)| {
         let rows = weights[0].rows(x);
@@ -175,7 +182,7 @@ fn by_panels<P: Panels>(weight: &P, x: &[f32]) -> Vec<f32> {
     let fill = |y: &mut [MaybeUninit<f32>]| {
         for (row, y) in y.chunks_exact_mut(out).enumerate() {
             for (columns, product) in &products {
-                y[columns.clone()].write_copy_of_slice(&product[row * columns.len()..][..columns.len()]);
+                write(&product[row * columns.len()..][..columns.len()], &mut y[columns.clone()]);
             }
         }
     };
@@ -201,9 +208,9 @@ pub(super) fn gated<P: Panels>(
     let tasks: Vec<_> = tasks(runs, tokens_per_task(tokens, 256))
         .map(|runs| {
             let tokens: usize = runs.iter().map(|run| run.tokens).sum();
-            let own;
-            (own, x) = x.split_at(tokens * inner);
-            (runs, own, split_off(&mut rest, tokens * out))
+            let own = x.split_off(..tokens * inner).zip(rest.split_off_mut(..tokens * out));
+            let (x, to) = own.expect("the runs are the tokens that there are");
+            (runs, x, to)
         })
         .collect();
     assert!(rest.is_empty() && x.is_empty(), "the runs are all tokens");
@@ -256,11 +263,4 @@ fn tasks(runs: &[Run], tokens: usize) -> impl Iterator<Item = &[Run]> {
         (own, rest) = rest.split_at(len.count());
         (!own.is_empty()).then_some(own)
     })
-}
-
-/// The first `len` values, which are gone from the slice then.
-fn split_off<'a, T>(rest: &mut &'a mut [T], len: usize) -> &'a mut [T] {
-    let (own, behind) = take(rest).split_at_mut(len);
-    *rest = behind;
-    own
 }

@@ -182,7 +182,13 @@ impl Rotary {
     /// Turns queries or keys `[batch, seq, heads, head_dim]`.
     pub fn turn(&self, x: &Tensor, path: Path) -> Result<Tensor> {
         let head_dim = x.dim(3)?;
-        if path == Path::Training && has_kernels(x) {
+        let has_kernel = match path {
+            Path::Training => has_kernels(x),
+            // The kernel's windows all begin at the same position.
+            Path::Inference => has_kernels(x) && self.cos.rank() == 2,
+            Path::Portable | Path::Differentiable => false,
+        };
+        if has_kernel {
             return x.contiguous()?.apply_op1(self.kernel()?);
         }
         if self.dim == head_dim {

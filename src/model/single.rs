@@ -1,6 +1,6 @@
 //! Weights in f32 as matrix products on the CPU read them.
 
-use std::{mem::MaybeUninit, ops::Range};
+use std::{iter::once, mem::MaybeUninit, ops::Range};
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
@@ -60,7 +60,7 @@ impl super::panels::Panels for Panels {
 
     fn columns(&self) -> Vec<Range<usize>> {
         let full = full(self.out) * PANEL;
-        (0..full).step_by(PANEL).map(|start| start..start + PANEL).chain([full..self.out]).collect()
+        (0..full).step_by(PANEL).map(|start| start..start + PANEL).chain(once(full..self.out)).collect()
     }
 
     fn rows<'x>(&self, x: &'x [f32]) -> &'x [f32] {

@@ -115,6 +115,59 @@ fn the_folds_of_tokens_add_up_to_the_counts_without_folds() {
     }
 }
 
+/// The gates of every layer, one pass after the other.
+struct Keeper(Vec<Vec<f32>>);
+
+impl Observer for Keeper {
+    fn gate(&mut self, _: usize, gate: &Tensor) -> candle_core::Result<()> {
+        self.0.push(gate.flatten_all()?.to_vec1()?);
+        Ok(())
+    }
+}
+
+#[test]
+fn what_is_counted_panel_by_panel_is_what_an_observer_of_whole_gates_counts() {
+    let fixture = fixture(&repository("tests/fixtures/demo_logits.safetensors"));
+    // So many tokens that every thread has some, up to 64 of them, in stretches of every length.
+    let ids = Tensor::cat(&vec![ids(&fixture["input_ids"]); 11], 0).unwrap();
+    let (batch, seq) = ids.dims2().unwrap();
+    let fold = |token: usize| (token * token / 50 % 3) as u8;
+    let folds: Vec<Vec<u8>> = (0..batch).map(|row| (0..seq).map(|token| fold(row + token)).collect()).collect();
+    for dtype in [DType::F32, DType::BF16] {
+        let checkpoint = Checkpoint::open(&repository("atlas/demo/model")).unwrap();
+        let decoder = Decoder::load(&checkpoint, dtype, &Device::Cpu, Path::Inference).unwrap();
+        let mut tally = Tally::new(decoder.spec().ffn, 3);
+        tally.begin(folds.iter().map(Vec::as_slice));
+        decoder.observe(&ids, &mut tally).unwrap();
+        let mut keeper = Keeper(Vec::new());
+        decoder.observe(&ids, &mut keeper).unwrap();
+        for (layer, gates) in keeper.0.iter().enumerate() {
+            let mut active = vec![vec![0u64; 768]; 3];
+            let (mut sum, mut sum_sq, mut max) = (vec![0f64; 768], vec![0f64; 768], vec![f64::NEG_INFINITY; 768]);
+            for (gates, &fold) in gates.chunks_exact(768).zip(folds.iter().flatten()) {
+                for (neuron, &gate) in gates.iter().enumerate() {
+                    let silu = f64::from(gate) / (1.0 + f64::from(-gate).exp());
+                    active[usize::from(fold)][neuron] += u64::from(gate > 0.0);
+                    sum[neuron] += silu;
+                    sum_sq[neuron] += silu * silu;
+                    max[neuron] = max[neuron].max(silu);
+                }
+            }
+            let own = layer * 768..(layer + 1) * 768;
+            for (found, wanted) in tally.active.iter().zip(&active) {
+                assert_eq!(found[own.clone()], wanted[..], "{dtype:?}, layer {layer}");
+            }
+            let max_found: Vec<f64> = tally.max[own.clone()].iter().map(|&max| f64::from(max)).collect();
+            for (found, wanted) in [(&tally.sum[own.clone()], &sum), (&tally.sum_sq[own], &sum_sq), (&max_found, &max)]
+            {
+                for (found, wanted) in found.iter().zip(wanted) {
+                    assert!((found - wanted).abs() < 1e-5 * (1.0 + wanted.abs()) + 1e-3, "{found} for {wanted}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn permuting_the_neurons_of_a_layer_permutes_its_counts() {
     let checkpoint = Checkpoint::open(&repository("atlas/demo/model")).unwrap();

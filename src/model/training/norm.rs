@@ -19,8 +19,8 @@ pub struct FrozenNorm {
 }
 
 impl FrozenNorm {
+    /// With the weight as it multiplies.
     pub fn new(spec: NormSpec, weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
-        let weight = if spec.kind == NormKind::RmsPlusOne { (weight + 1.0)? } else { weight.clone() };
         Ok(Self {
             kind: spec.kind,
             eps: spec.eps as f32,
