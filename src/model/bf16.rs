@@ -203,6 +203,10 @@ impl panels::Panels for By<'_> {
         (0..out).step_by(PANEL).map(|start| start..out.min(start + PANEL)).collect()
     }
 
+    fn most(&self) -> usize {
+        256
+    }
+
     fn rows(&self, x: &[f32]) -> Rows {
         Rows::new(x, self.panels.inner, self.kernel)
     }

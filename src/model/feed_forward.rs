@@ -80,9 +80,9 @@ impl Dense {
 
     fn product(&self, x: &Tensor, layer: usize, observer: &mut dyn Observer) -> Result<Product<'_>> {
         if let (Path::Inference, Some(up), Some(tally)) = (self.path, &self.up, observer.tally())
-            && let Some(h) = Linear::gated([&self.gate, up], x, self.activation, layer, tally)?
+            && let Some(y) = Linear::gated([&self.gate, up, &self.down], x, self.activation, layer, tally)?
         {
-            return Ok(Product::Hidden(h, &self.down));
+            return Ok(Product::Done(y));
         }
         // [batch, seq, ffn]: positive exactly where the neuron fires; all our non-linearities keep the sign.
         let (gate, up) = match &self.up {

@@ -10,7 +10,7 @@ use super::{
     bf16,
     matrix::slice,
     observer::Tally,
-    panels::{self, Laid},
+    panels::{self, Laid, Panels as _},
     patch::{Cut, Patch},
     single,
     training::{Frozen, Replaced, has_kernels},
@@ -161,24 +161,27 @@ impl Linear {
         Ok(biased)
     }
 
-    /// `act(gate(x)) · up(x) [batch, seq, out]` of `x [batch, seq, in]`, counted in the same pass, where these projections' products
-    /// are kernels of our own and do nothing else; else nothing.
+    /// `down(act(gate(x)) · up(x)) [batch, seq, out]` of `x [batch, seq, in]`, counted in the same pass, where these projections' products
+    /// are kernels of our own and nothing comes between; else nothing.
     pub fn gated(
-        projections: [&Self; 2],
+        [gate, up, down]: [&Self; 3],
         x: &Tensor,
         act: Activation,
         ffn: usize,
         tally: &mut Tally,
     ) -> Result<Option<Tensor>> {
-        let plain = projections.iter().all(|projection| projection.bias.is_none());
-        let weights = all(projections.map(Self::laid)).filter(|weights| plain && Laid::fit(weights, x));
+        let plain = gate.bias.is_none() && up.bias.is_none();
+        let weights = all([gate, up, down].map(Self::laid)).filter(|weights| {
+            let [gate, up, down] = *weights;
+            plain && Laid::alike(&[gate, down]) && Laid::fit(&[gate, up], x)
+        });
         let Some(weights) = weights else { return Ok(None) };
         let (batch, seq, _) = x.dims3()?;
         check_runs(tally, batch * seq)?;
-        let (h, sums) = of_values(x, |x| panels::gated(weights, x, act, tally.runs()))?;
-        let width = h.len() / (batch * seq);
+        let (y, sums) = of_values(x, |x| panels::gated(weights, x, act, tally.runs()))?;
+        let ([width, _], [out, _]) = (weights[0].shape(), weights[2].shape());
         tally.add(ffn, width, sums);
-        Tensor::from_vec(h, (batch, seq, width), x.device()).map(Some)
+        down.biased(Tensor::from_vec(y, (batch, seq, out), x.device())?).map(Some)
     }
 
     /// The weight, where its product is a kernel of our own and nothing comes between.

@@ -32,6 +32,10 @@ pub(super) trait Panels: Sync {
     /// The columns of every panel, one panel after the other.
     fn columns(&self) -> Vec<Range<usize>>;
 
+    /// Tokens of one task of a whole network at most: the more, the seldomer a panel is read, the fewer, the more of their hidden
+    /// units stay in the second-level cache.
+    fn most(&self) -> usize;
+
     /// Rows `[tokens, in]`.
     fn rows<'x>(&self, x: &'x [f32]) -> Self::Rows<'x>;
 
@@ -54,9 +58,13 @@ pub(super) enum LaidRows<'x> {
 impl Laid {
     /// Whether weights can be multiplied together with `x [batch, seq, in]`, and had better be.
     pub fn fit(weights: &[&Self], x: &Tensor) -> bool {
-        let alike = |pair: &[&Self]| discriminant(pair[0]) == discriminant(pair[1]);
         let inner = |weight: &&Self| weight.shape()[1] == x.dims().last().copied().unwrap_or_default();
-        weights.windows(2).all(alike) && weights.iter().all(inner) && !few(x.elem_count() / weights[0].shape()[1])
+        Self::alike(weights) && weights.iter().all(inner) && !few(x.elem_count() / weights[0].shape()[1])
+    }
+
+    /// Whether weights lie in one layout.
+    pub fn alike(weights: &[&Self]) -> bool {
+        weights.windows(2).all(|pair| discriminant(pair[0]) == discriminant(pair[1]))
     }
 }
 
@@ -74,6 +82,13 @@ impl Panels for Laid {
         match self {
             Self::Single(weight) => weight.columns(),
             Self::Halves(weight) => weight.best().columns(),
+        }
+    }
+
+    fn most(&self) -> usize {
+        match self {
+            Self::Single(weight) => weight.most(),
+            Self::Halves(weight) => weight.best().most(),
         }
     }
 
@@ -148,10 +163,8 @@ pub(super) fn together<P: Panels, const N: usize>(weights: [&P; N], x: &[f32]) -
         .collect();
     tasks.into_par_iter().with_max_len(1).for_each(|(x, mut to)| {
         let rows = weights[0].rows(x);
-        for ((weight, to), out) in weights.iter().zip(&mut to).zip(outs) {
-            for columns in weight.columns() {
-                weight.multiply(&rows, columns.clone(), &mut to[columns.start..], out);
-            }
+        for (weight, to) in weights.into_iter().zip(&mut to) {
+            each_panel(weight, &rows, to);
         }
     });
     for (y, out) in products.iter_mut().zip(outs) {
@@ -193,19 +206,20 @@ fn by_panels<P: Panels>(weight: &P, x: &[f32]) -> Vec<f32> {
     }
 }
 
-/// Hidden units `act(x Gᵀ) · x Uᵀ [tokens, out]` of `x [tokens, in]`, whose tokens are those of the runs, and the sums of each run over
-/// the activations. Of gates and the up projection's values, no more than a panel of a few tokens is ever there.
+/// `(act(x Gᵀ) · x Uᵀ) Dᵀ [tokens, out]` of `x [tokens, in]`, whose tokens are those of the runs, and the sums of each run over the
+/// activations. Of gates and the up projection's values, no more than a panel of a few tokens is ever there, and of hidden units no
+/// more than a few tokens'.
 pub(super) fn gated<P: Panels>(
-    [gate, up]: [&P; 2],
+    [gate, up, down]: [&P; 3],
     x: &[f32],
     act: Activation,
     runs: &[Run],
 ) -> (Vec<f32>, Vec<(usize, Sums)>) {
-    let [out, inner] = gate.shape();
+    let ([width, inner], [out, _]) = (gate.shape(), down.shape());
     let tokens = x.len() / inner;
-    let mut h = Vec::with_capacity(tokens * out);
-    let (mut rest, mut x) = (&mut h.spare_capacity_mut()[..tokens * out], x);
-    let tasks: Vec<_> = tasks(runs, tokens_per_task(tokens, 256))
+    let mut y = Vec::with_capacity(tokens * out);
+    let (mut rest, mut x) = (&mut y.spare_capacity_mut()[..tokens * out], x);
+    let tasks: Vec<_> = tasks(runs, tokens_per_task(tokens, gate.most()))
         .map(|runs| {
             let tokens: usize = runs.iter().map(|run| run.tokens).sum();
             let own = x.split_off(..tokens * inner).zip(rest.split_off_mut(..tokens * out));
@@ -218,35 +232,58 @@ pub(super) fn gated<P: Panels>(
         .into_par_iter()
         .with_max_len(1)
         .map(|(runs, x, to)| {
-            let (rows, tokens) = (gate.rows(x), x.len() / inner);
-            let mut sums: Vec<_> = runs.iter().map(|run| (run.fold, Sums::empty(out))).collect();
-            let (mut gates, mut ups) = (Vec::new(), Vec::new());
-            for columns in gate.columns() {
-                let width = columns.len();
-                gates.resize(tokens * width, 0.0);
-                ups.resize(tokens * width, 0.0);
-                // SAFETY: products write numbers.
-                #[allow(unsafe_code)]
-                let (to_gates, to_ups) = unsafe { (overwritten(&mut gates), overwritten(&mut ups)) };
-                gate.multiply(&rows, columns.clone(), to_gates, width);
-                up.multiply(&rows, columns.clone(), to_ups, width);
-                let mut start = 0;
-                for (run, (_, sums)) in runs.iter().zip(&mut sums) {
-                    let values = start * width..(start + run.tokens) * width;
-                    let to = &mut to[start * out..(start + run.tokens) * out];
-                    sums.add_product(act, columns.clone(), [&gates[values.clone()], &ups[values]], to);
-                    start += run.tokens;
-                }
-            }
+            let mut sums: Vec<_> = runs.iter().map(|run| (run.fold, Sums::empty(width))).collect();
+            // SAFETY: the panels are all neurons, and the runs all tokens.
+            #[allow(unsafe_code)]
+            let h = unsafe { filled(x.len() / inner * width, |h| hidden([gate, up], x, act, (runs, &mut sums), h)) };
+            each_panel(down, &down.rows(&h), to);
             sums
         })
         .collect();
-    // SAFETY: the tasks are all tokens, the panels all columns.
+    // SAFETY: the tasks are all tokens, and each has filled all columns of its own.
     #[allow(unsafe_code)]
     unsafe {
-        h.set_len(tokens * out);
+        y.set_len(tokens * out);
     }
-    (h, sums.into_iter().flatten().collect())
+    (y, sums.into_iter().flatten().collect())
+}
+
+/// Hidden units `h [tokens, width]` of a few tokens, panel by panel, and the sums of their runs.
+fn hidden<P: Panels>(
+    [gate, up]: [&P; 2],
+    x: &[f32],
+    act: Activation,
+    (runs, sums): (&[Run], &mut [(usize, Sums)]),
+    h: &mut [MaybeUninit<f32>],
+) {
+    let [out, inner] = gate.shape();
+    let (rows, tokens) = (gate.rows(x), x.len() / inner);
+    let (mut gates, mut ups) = (Vec::new(), Vec::new());
+    for columns in gate.columns() {
+        let width = columns.len();
+        gates.resize(tokens * width, 0.0);
+        ups.resize(tokens * width, 0.0);
+        // SAFETY: products write numbers.
+        #[allow(unsafe_code)]
+        let (to_gates, to_ups) = unsafe { (overwritten(&mut gates), overwritten(&mut ups)) };
+        gate.multiply(&rows, columns.clone(), to_gates, width);
+        up.multiply(&rows, columns.clone(), to_ups, width);
+        let mut start = 0;
+        for (run, (_, sums)) in runs.iter().zip(&mut *sums) {
+            let values = start * width..(start + run.tokens) * width;
+            let to = &mut h[start * out..(start + run.tokens) * out];
+            sums.add_product(act, columns.clone(), [&gates[values.clone()], &ups[values]], to);
+            start += run.tokens;
+        }
+    }
+}
+
+/// The product of a few rows with every panel.
+fn each_panel<P: Panels>(weight: &P, rows: &P::Rows<'_>, to: &mut [MaybeUninit<f32>]) {
+    let [out, _] = weight.shape();
+    for columns in weight.columns() {
+        weight.multiply(rows, columns.clone(), &mut to[columns.start..], out);
+    }
 }
 
 /// Runs that follow one another, of about so many tokens together.
