@@ -146,21 +146,15 @@ pub(super) fn product<P: Panels>(weight: &P, x: &[f32]) -> Vec<f32> {
 /// The products of the same `x [tokens, in]` with several weights: every thread some tokens, and all panels.
 pub(super) fn together<P: Panels, const N: usize>(weights: [&P; N], x: &[f32]) -> [Vec<f32>; N] {
     let [_, inner] = weights[0].shape();
+    assert!(weights.iter().all(|weight| weight.shape()[1] == inner), "the weights are for the same input");
     let (tokens, outs) = (x.len() / inner, weights.map(|weight| weight.shape()[0]));
     let each = tokens_per_task(tokens, 512);
     let mut products = outs.map(|out| Vec::with_capacity(tokens * out));
     let mut rest: [&mut [MaybeUninit<f32>]; N] = products.each_mut().map(|y: &mut Vec<f32>| y.spare_capacity_mut());
-    let tasks: Vec<_> = x
-        .chunks(each * inner)
-        .map(|x| {
-            (
-                x,
-                array::from_fn::<_, N, _>(|i| {
-                    rest[i].split_off_mut(..x.len() / inner * outs[i]).expect("room for all tokens")
-                }),
-            )
-        })
-        .collect();
+    let mut places = |tokens: usize| -> [_; N] {
+        array::from_fn(|i| rest[i].split_off_mut(..tokens * outs[i]).expect("there is room for all tokens"))
+    };
+    let tasks: Vec<_> = x.chunks(each * inner).map(|x| (x, places(x.len() / inner))).collect();
     tasks.into_par_iter().with_max_len(1).for_each(|(x, mut to)| {
         let rows = weights[0].rows(x);
         for (weight, to) in weights.into_iter().zip(&mut to) {
@@ -215,7 +209,8 @@ pub(super) fn gated<P: Panels>(
     act: Activation,
     runs: &[Run],
 ) -> (Vec<f32>, Vec<(usize, Sums)>) {
-    let ([width, inner], [out, _]) = (gate.shape(), down.shape());
+    let ([neurons, inner], [out, _]) = (gate.shape(), down.shape());
+    assert!(up.shape() == gate.shape() && down.shape()[1] == neurons, "the projections are of one network");
     let tokens = x.len() / inner;
     let mut y = Vec::with_capacity(tokens * out);
     let (mut rest, mut x) = (&mut y.spare_capacity_mut()[..tokens * out], x);
@@ -232,10 +227,10 @@ pub(super) fn gated<P: Panels>(
         .into_par_iter()
         .with_max_len(1)
         .map(|(runs, x, to)| {
-            let mut sums: Vec<_> = runs.iter().map(|run| (run.fold, Sums::empty(width))).collect();
+            let mut sums: Vec<_> = runs.iter().map(|run| (run.fold, Sums::empty(neurons))).collect();
             // SAFETY: the panels are all neurons, and the runs all tokens.
             #[allow(unsafe_code)]
-            let h = unsafe { filled(x.len() / inner * width, |h| hidden([gate, up], x, act, (runs, &mut sums), h)) };
+            let h = unsafe { filled(x.len() / inner * neurons, |h| hidden([gate, up], x, act, (runs, &mut sums), h)) };
             each_panel(down, &down.rows(&h), to);
             sums
         })
@@ -248,7 +243,7 @@ pub(super) fn gated<P: Panels>(
     (y, sums.into_iter().flatten().collect())
 }
 
-/// Hidden units `h [tokens, width]` of a few tokens, panel by panel, and the sums of their runs.
+/// Hidden units `h [tokens, neurons]` of a few tokens, panel by panel, and the sums of their runs.
 fn hidden<P: Panels>(
     [gate, up]: [&P; 2],
     x: &[f32],
@@ -256,7 +251,7 @@ fn hidden<P: Panels>(
     (runs, sums): (&[Run], &mut [(usize, Sums)]),
     h: &mut [MaybeUninit<f32>],
 ) {
-    let [out, inner] = gate.shape();
+    let [neurons, inner] = gate.shape();
     let (rows, tokens) = (gate.rows(x), x.len() / inner);
     let (mut gates, mut ups) = (Vec::new(), Vec::new());
     for columns in gate.columns() {
@@ -271,7 +266,7 @@ fn hidden<P: Panels>(
         let mut start = 0;
         for (run, (_, sums)) in runs.iter().zip(&mut *sums) {
             let values = start * width..(start + run.tokens) * width;
-            let to = &mut h[start * out..(start + run.tokens) * out];
+            let to = &mut h[start * neurons..(start + run.tokens) * neurons];
             sums.add_product(act, columns.clone(), [&gates[values.clone()], &ups[values]], to);
             start += run.tokens;
         }
