@@ -205,7 +205,13 @@ impl Linear {
         let y = match &self.weight {
             Weight::Plain(weight) => x.matmul(&weight.t()?)?,
             Weight::Wide(weight) => bf16::widened(&x, weight)?,
-            Weight::Laid(laid) => x.apply_op1_no_bwd(laid)?,
+            Weight::Laid(laid) => {
+                let [out, inner] = laid.shape();
+                if inner != width {
+                    candle_core::bail!("a projection of width {inner} was given vectors of width {width}");
+                }
+                Tensor::from_vec(of_values(&x, |x| panels::product(laid, x))?, (batch * seq, out), x.device())?
+            }
             // Cut out anew at every use, since what is a copy would not see the variable change.
             Weight::Trained(weight, cut) => x.matmul(&cut.of(weight)?.to_dtype(x.dtype())?.t()?)?,
             Weight::Frozen(_) | Weight::Replaced(..) => unreachable!("multiplied above"),

@@ -9,13 +9,13 @@ use std::{
     ops::Range,
 };
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::{
     activation::Activation,
     bf16,
-    matrix::{filled, overwritten, slice, write},
+    matrix::{filled, overwritten, write},
     observer::Run,
     single,
     sums::Sums,
@@ -56,9 +56,9 @@ pub(super) enum LaidRows<'x> {
 }
 
 impl Laid {
-    /// Whether weights can be multiplied together with `x [batch, seq, in]`, and had better be.
+    /// Whether weights can be multiplied together with `x [.., in]`, and had better be.
     pub fn fit(weights: &[&Self], x: &Tensor) -> bool {
-        let inner = |weight: &&Self| weight.shape()[1] == x.dims().last().copied().unwrap_or_default();
+        let inner = |weight: &&Self| x.dims().ends_with(&[weight.shape()[1]]);
         Self::alike(weights) && weights.iter().all(inner) && !few(x.elem_count() / weights[0].shape()[1])
     }
 
@@ -105,21 +105,6 @@ impl Panels for Laid {
             (Self::Halves(weight), LaidRows::Halves(rows)) => weight.best().multiply(rows, columns, to, stride),
             _ => unreachable!("rows are made for weights of one layout"),
         }
-    }
-}
-
-impl CustomOp1 for Laid {
-    fn name(&self) -> &'static str {
-        "projection"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (tokens, inner) = layout.shape().dims2()?;
-        let [out, own] = self.shape();
-        if inner != own {
-            candle_core::bail!("a projection of width {own} was given vectors of width {inner}");
-        }
-        Ok((CpuStorage::F32(product(self, slice(x, layout)?)), Shape::from((tokens, out))))
     }
 }
 

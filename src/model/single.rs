@@ -15,7 +15,7 @@ pub struct Panels {
     inner: usize,
 }
 
-/// A multiple of the rows that the microkernel takes at once (16 with AVX2, 48 with AVX-512).
+/// A multiple of the rows that the microkernel takes at once, at most 16 with AVX2 and 64 with AVX-512 (which makes 64 and 32 of a panel).
 const PANEL: usize = 96;
 /// The last panel is at least this wide: the library adds up products of at most 64 × 64 in other blocks, and a token's sums must
 /// not depend on how many other tokens share its batch.

@@ -22,30 +22,30 @@ pub struct Sums {
 
 /// Rows of gates, and what becomes of their activations.
 trait Rows {
-    fn count(&self) -> usize;
-    /// The gates of one token.
-    fn gate(&self, row: usize, columns: Range<usize>) -> &[f32];
-    /// Takes the activations of the same gates.
+    /// The gates `[tokens, width]`, and their width.
+    fn gates(&self) -> (&[f32], usize);
+
+    /// Takes the activations of some of a token's gates.
     fn put(&mut self, row: usize, columns: Range<usize>, activations: &[f32]);
 }
 
-/// Gates `[tokens, width]` that are only looked at.
+/// Gates that are only looked at.
 struct Seen<'a>(&'a [f32], usize);
 
-/// Gates `[tokens, width]` that become activations.
+/// Gates that become activations.
 struct Replaced<'a>(&'a mut [f32], usize);
 
-/// Values `up` of the up projection that are multiplied by the activations of `gate`, both `[tokens, width]`.
+/// Values `up` of the up projection, `[tokens, width]` as the gates, that are multiplied by their activations.
 struct Multiplied<'a> {
-    gate: &'a [f32],
+    gates: &'a [f32],
     up: &'a mut [f32],
     width: usize,
 }
 
-/// Values `ups [tokens, width]` whose products with the activations of `gates` become columns of `to [tokens, stride]`, the first at `column`.
+/// Values `up [tokens, width]` whose products with the activations become columns of `to [tokens, stride]`, the first at `column`.
 struct Placed<'a> {
     gates: &'a [f32],
-    ups: &'a [f32],
+    up: &'a [f32],
     width: usize,
     to: &'a mut [MaybeUninit<f32>],
     stride: usize,
@@ -60,13 +60,8 @@ fn part(row: usize, width: usize, columns: Range<usize>) -> Range<usize> {
 
 impl Rows for Seen<'_> {
     #[inline(always)]
-    fn count(&self) -> usize {
-        self.0.len() / self.1
-    }
-
-    #[inline(always)]
-    fn gate(&self, row: usize, columns: Range<usize>) -> &[f32] {
-        &self.0[part(row, self.1, columns)]
+    fn gates(&self) -> (&[f32], usize) {
+        (self.0, self.1)
     }
 
     #[inline(always)]
@@ -75,13 +70,8 @@ impl Rows for Seen<'_> {
 
 impl Rows for Replaced<'_> {
     #[inline(always)]
-    fn count(&self) -> usize {
-        self.0.len() / self.1
-    }
-
-    #[inline(always)]
-    fn gate(&self, row: usize, columns: Range<usize>) -> &[f32] {
-        &self.0[part(row, self.1, columns)]
+    fn gates(&self) -> (&[f32], usize) {
+        (self.0, self.1)
     }
 
     #[inline(always)]
@@ -92,13 +82,8 @@ impl Rows for Replaced<'_> {
 
 impl Rows for Multiplied<'_> {
     #[inline(always)]
-    fn count(&self) -> usize {
-        self.gate.len() / self.width
-    }
-
-    #[inline(always)]
-    fn gate(&self, row: usize, columns: Range<usize>) -> &[f32] {
-        &self.gate[part(row, self.width, columns)]
+    fn gates(&self) -> (&[f32], usize) {
+        (self.gates, self.width)
     }
 
     #[inline(always)]
@@ -111,20 +96,15 @@ impl Rows for Multiplied<'_> {
 
 impl Rows for Placed<'_> {
     #[inline(always)]
-    fn count(&self) -> usize {
-        self.gates.len() / self.width
-    }
-
-    #[inline(always)]
-    fn gate(&self, row: usize, columns: Range<usize>) -> &[f32] {
-        &self.gates[part(row, self.width, columns)]
+    fn gates(&self) -> (&[f32], usize) {
+        (self.gates, self.width)
     }
 
     #[inline(always)]
     fn put(&mut self, row: usize, columns: Range<usize>, activations: &[f32]) {
-        let first = row * self.stride + self.column + columns.start;
-        let to = &mut self.to[first..first + columns.len()];
-        for ((h, up), a) in to.iter_mut().zip(&self.ups[part(row, self.width, columns)]).zip(activations) {
+        let to = self.column + columns.start..self.column + columns.end;
+        let up = &self.up[part(row, self.width, columns)];
+        for ((h, up), a) in self.to[part(row, self.stride, to)].iter_mut().zip(up).zip(activations) {
             h.write(up * a);
         }
     }
@@ -132,57 +112,59 @@ impl Rows for Placed<'_> {
 
 vectorised! {
     fn sum(act: Activation, gate: &[f32], width: usize, sums: &mut Sums) {
-        add_rows(act, Seen(gate, width), 0..width, sums);
+        add_rows(act, Seen(gate, width), 0, sums);
     }
 }
 
 vectorised! {
     fn multiply_and_sum(act: Activation, up: &mut [f32], gate: &[f32], width: usize, sums: &mut Sums) {
-        add_rows(act, Multiplied { gate, up, width }, 0..width, sums);
+        add_rows(act, Multiplied { gates: gate, up, width }, 0, sums);
     }
 }
 
 vectorised! {
     fn replace_and_sum(act: Activation, gate: &mut [f32], width: usize, sums: &mut Sums) {
-        add_rows(act, Replaced(gate, width), 0..width, sums);
+        add_rows(act, Replaced(gate, width), 0, sums);
     }
 }
 
 vectorised! {
-    fn place_and_sum(act: Activation, rows: Placed<'_>, neurons: Range<usize>, sums: &mut Sums) {
-        add_rows(act, rows, neurons, sums);
+    fn place_and_sum(act: Activation, rows: Placed<'_>, sums: &mut Sums) {
+        let first = rows.column;
+        add_rows(act, rows, first, sums);
     }
 }
 
-/// Adds the rows of one run, whose columns are these neurons, to the sums.
+/// Adds the rows of one run, whose column 0 is neuron `neuron`, to the sums.
 #[inline(always)]
-fn add_rows(act: Activation, mut rows: impl Rows, neurons: Range<usize>, sums: &mut Sums) {
-    let width = neurons.len();
+fn add_rows(act: Activation, mut rows: impl Rows, neuron: usize, sums: &mut Sums) {
+    let (gates, width) = rows.gates();
+    let count = gates.len() / width;
     for tile in (0..width).step_by(TILE) {
         let end = width.min(tile + TILE);
-        for first in (0..rows.count()).step_by(NARROW) {
-            let tokens = first..rows.count().min(first + NARROW);
+        for first in (0..count).step_by(NARROW) {
+            let tokens = first..count.min(first + NARROW);
             for column in (tile..end).step_by(LANES) {
                 let columns = column..end.min(column + LANES);
                 // Of a length that the compiler knows, the sums are registers.
                 if columns.len() == LANES {
-                    add_part::<true>(act, &mut rows, tokens.clone(), columns, neurons.start, sums);
+                    add_part::<true>(act, &mut rows, tokens.clone(), columns, neuron, sums);
                 } else {
-                    add_part::<false>(act, &mut rows, tokens.clone(), columns, neurons.start, sums);
+                    add_part::<false>(act, &mut rows, tokens.clone(), columns, neuron, sums);
                 }
             }
         }
     }
 }
 
-/// Adds at most [`NARROW`] tokens of at most [`LANES`] neurons; of so many when `WHOLE`. Column 0 of the rows is neuron `first`.
+/// Adds at most [`NARROW`] tokens of at most [`LANES`] neurons; of so many when `WHOLE`. Column 0 of the rows is neuron `neuron`.
 #[inline(always)]
 fn add_part<const WHOLE: bool>(
     act: Activation,
     rows: &mut impl Rows,
     tokens: Range<usize>,
     columns: Range<usize>,
-    first: usize,
+    neuron: usize,
     sums: &mut Sums,
 ) {
     let len = if WHOLE { LANES } else { columns.len() };
@@ -190,7 +172,8 @@ fn add_part<const WHOLE: bool>(
     let (mut sum, mut sum_sq, mut max) = ([0f32; LANES], [0f32; LANES], [f32::NEG_INFINITY; LANES]);
     for row in tokens {
         let (mut gate, mut activation) = ([0f32; LANES], [0f32; LANES]);
-        gate[..len].copy_from_slice(rows.gate(row, columns.clone()));
+        let (gates, width) = rows.gates();
+        gate[..len].copy_from_slice(&gates[part(row, width, columns.clone())]);
         act.values(&gate, &mut activation);
         for i in 0..LANES {
             // A run has at most 64 tokens; a checked sum would branch at every neuron.
@@ -201,7 +184,7 @@ fn add_part<const WHOLE: bool>(
         }
         rows.put(row, columns.clone(), &activation[..len]);
     }
-    let neurons = first + columns.start..first + columns.end;
+    let neurons = neuron + columns.start..neuron + columns.end;
     for (total, n) in sums.active[neurons.clone()].iter_mut().zip(active) {
         *total = total.wrapping_add(n);
     }
@@ -248,17 +231,17 @@ impl Sums {
         sums
     }
 
-    /// Adds gates `[tokens, neurons]` of some of the neurons; their activations times `ups` go into the neurons' columns of
+    /// Adds gates `[tokens, neurons]` of some of the neurons; their activations times `up` go into the neurons' columns of
     /// `to [tokens, width]`, all of which are written.
     pub fn add_product(
         &mut self,
         act: Activation,
         neurons: Range<usize>,
-        [gates, ups]: [&[f32]; 2],
+        [gates, up]: [&[f32]; 2],
         to: &mut [MaybeUninit<f32>],
     ) {
         let (width, stride, column) = (neurons.len(), self.active.len(), neurons.start);
-        place_and_sum(act, Placed { gates, ups, width, to, stride, column }, neurons, self);
+        place_and_sum(act, Placed { gates, up, width, to, stride, column }, self);
     }
 }
 
