@@ -128,10 +128,11 @@ impl Panels {
     /// Of the rounded rows of `[out, in]`, on this thread.
     pub(super) fn of_rows<'a>(out: usize, inner: usize, row: impl Fn(usize) -> &'a [f32]) -> Self {
         let mut panels = Self::empty(out, inner);
-        let mut packed = vec![0; inner.div_ceil(2)];
         for (panel, start) in panels.values.chunks_exact_mut(size(inner)).zip((0..out).step_by(PANEL)) {
             for column in 0..PANEL.min(out - start) {
-                pack(row(start + column), &mut packed);
+                // SAFETY: all pairs are written.
+                #[allow(unsafe_code)]
+                let packed = unsafe { filled(inner.div_ceil(2), |packed| pack(row(start + column), packed)) };
                 packed.iter().enumerate().for_each(|(pair, &values)| put(panel, pair, column, values));
             }
         }
@@ -292,10 +293,16 @@ impl Rows {
         if kernel != Kernel::Portable {
             let pairs = pairs(inner);
             let all = if kernel == Kernel::Amx { tokens.next_multiple_of(16) } else { tokens };
-            let mut values = vec![0u32; all * pairs];
-            for (token, to) in values.chunks_exact_mut(pairs).take(tokens).enumerate() {
-                pack(row(token), to);
-            }
+            let fill = |values: &mut [MaybeUninit<u32>]| {
+                let (own, padding) = values.split_at_mut(tokens * pairs);
+                for (token, to) in own.chunks_exact_mut(pairs).enumerate() {
+                    pack(row(token), to);
+                }
+                padding.fill(MaybeUninit::new(0));
+            };
+            // SAFETY: all rows and the padding behind them are written.
+            #[allow(unsafe_code)]
+            let values = unsafe { filled(all * pairs, fill) };
             return Self::Pairs { kernel, values, tokens, pairs };
         }
         debug_assert_eq!(kernel, Kernel::Portable);

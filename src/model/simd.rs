@@ -1,5 +1,9 @@
 //! Loops that the compiler turns into vector instructions of the widest set that this processor has.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{__m512bh, __m512i, _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_storeu_si512};
+use std::mem::MaybeUninit;
+
 /// Declares a function whose body is compiled three times, for AVX-512, for AVX2 with FMA, and for any processor, and that runs
 /// the widest one that this processor has. What the body calls must be `#[inline(always)]` to be compiled with it.
 macro_rules! vectorised {
@@ -91,15 +95,49 @@ fn nearest(x: f32) -> u32 {
     if bits & 0x7fff_ffff > 0x7f80_0000 { bits >> 16 | 0x40 } else { rounded }
 }
 
+/// Values as pairs of bf16, the earlier of a pair low; what `pairs` has more is zero. Where the processor rounds itself, what is
+/// smaller than 2⁻¹²⁶ becomes zero, as which its products would take it.
+///
+/// # Panics
+/// When there are more values than pairs have room for.
+pub fn pack(values: &[f32], pairs: &mut [MaybeUninit<u32>]) {
+    let (pairs, padding) = pairs.split_at_mut(values.len().div_ceil(2));
+    padding.fill(MaybeUninit::new(0));
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512f") {
+        // SAFETY: the processor has the instructions.
+        #[allow(unsafe_code)]
+        return unsafe { pack_avx512(values, pairs) };
+    }
+    pack_each(values, pairs);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn pack_avx512(values: &[f32], pairs: &mut [MaybeUninit<u32>]) {
+    let (whole, rest) = values.as_chunks::<32>();
+    let (to, to_rest) = pairs.split_at_mut(whole.len() * 16);
+    for (values, to) in whole.iter().zip(to.as_chunks_mut::<16>().0) {
+        // SAFETY: 32 values are read and 16 pairs written.
+        #[allow(unsafe_code)]
+        unsafe {
+            let (low, high) = (_mm512_loadu_ps(values.as_ptr()), _mm512_loadu_ps(values[16..].as_ptr()));
+            let rounded = _mm512_cvtne2ps_pbh(high, low);
+            _mm512_storeu_si512(to.as_mut_ptr().cast(), std::mem::transmute::<__m512bh, __m512i>(rounded));
+        }
+    }
+    pack_each(rest, to_rest);
+}
+
 vectorised! {
-    /// Values as pairs of bf16, the earlier of a pair low; what `pairs` has more stays as it is.
-    pub fn pack(values: &[f32], pairs: &mut [u32]) {
+    /// As many pairs as the values make.
+    fn pack_each(values: &[f32], pairs: &mut [MaybeUninit<u32>]) {
         let (whole, rest) = values.as_chunks::<2>();
         for (to, [low, high]) in pairs.iter_mut().zip(whole) {
-            *to = nearest(*low) | nearest(*high) << 16;
+            to.write(nearest(*low) | nearest(*high) << 16);
         }
         if let [last] = rest {
-            pairs[whole.len()] = nearest(*last);
+            pairs[whole.len()].write(nearest(*last));
         }
     }
 }

@@ -25,8 +25,8 @@ trait Rows {
     /// The gates `[tokens, width]`, and their width.
     fn gates(&self) -> (&[f32], usize);
 
-    /// Takes the activations of some of a token's gates.
-    fn put(&mut self, row: usize, columns: Range<usize>, activations: &[f32]);
+    /// Takes the activations of `N` gates of a token, the first in column `column`.
+    fn put<const N: usize>(&mut self, row: usize, column: usize, activations: &[f32; N]);
 }
 
 /// Gates that are only looked at.
@@ -52,12 +52,6 @@ struct Placed<'a> {
     column: usize,
 }
 
-/// The part of one row of `[tokens, width]`.
-#[inline(always)]
-fn part(row: usize, width: usize, columns: Range<usize>) -> Range<usize> {
-    row * width + columns.start..row * width + columns.end
-}
-
 impl Rows for Seen<'_> {
     #[inline(always)]
     fn gates(&self) -> (&[f32], usize) {
@@ -65,7 +59,7 @@ impl Rows for Seen<'_> {
     }
 
     #[inline(always)]
-    fn put(&mut self, _: usize, _: Range<usize>, _: &[f32]) {}
+    fn put<const N: usize>(&mut self, _: usize, _: usize, _: &[f32; N]) {}
 }
 
 impl Rows for Replaced<'_> {
@@ -75,8 +69,8 @@ impl Rows for Replaced<'_> {
     }
 
     #[inline(always)]
-    fn put(&mut self, row: usize, columns: Range<usize>, activations: &[f32]) {
-        self.0[part(row, self.1, columns)].copy_from_slice(activations);
+    fn put<const N: usize>(&mut self, row: usize, column: usize, activations: &[f32; N]) {
+        *part_mut(self.0, row * self.1 + column) = *activations;
     }
 }
 
@@ -87,9 +81,10 @@ impl Rows for Multiplied<'_> {
     }
 
     #[inline(always)]
-    fn put(&mut self, row: usize, columns: Range<usize>, activations: &[f32]) {
-        for (h, a) in self.up[part(row, self.width, columns)].iter_mut().zip(activations) {
-            *h *= a;
+    fn put<const N: usize>(&mut self, row: usize, column: usize, activations: &[f32; N]) {
+        let up = part_mut::<_, N>(self.up, row * self.width + column);
+        for (up, a) in up.iter_mut().zip(activations) {
+            *up *= a;
         }
     }
 }
@@ -101,13 +96,25 @@ impl Rows for Placed<'_> {
     }
 
     #[inline(always)]
-    fn put(&mut self, row: usize, columns: Range<usize>, activations: &[f32]) {
-        let to = self.column + columns.start..self.column + columns.end;
-        let up = &self.up[part(row, self.width, columns)];
-        for ((h, up), a) in self.to[part(row, self.stride, to)].iter_mut().zip(up).zip(activations) {
+    fn put<const N: usize>(&mut self, row: usize, column: usize, activations: &[f32; N]) {
+        let up = part::<_, N>(self.up, row * self.width + column);
+        let to = part_mut::<_, N>(self.to, row * self.stride + self.column + column);
+        for ((h, up), a) in to.iter_mut().zip(up).zip(activations) {
             h.write(up * a);
         }
     }
+}
+
+/// `N` values from a place on: of a length that the compiler knows, they are registers.
+#[inline(always)]
+fn part<T, const N: usize>(values: &[T], start: usize) -> &[T; N] {
+    values[start..].first_chunk().expect("the columns lie in the row")
+}
+
+/// The same, to be written to.
+#[inline(always)]
+fn part_mut<T, const N: usize>(values: &mut [T], start: usize) -> &mut [T; N] {
+    values[start..].first_chunk_mut().expect("the columns lie in the row")
 }
 
 vectorised! {
@@ -142,59 +149,56 @@ fn add_rows(act: Activation, mut rows: impl Rows, neuron: usize, sums: &mut Sums
     let count = gates.len() / width;
     for tile in (0..width).step_by(TILE) {
         let end = width.min(tile + TILE);
+        let whole = tile..end - (end - tile) % LANES;
         for first in (0..count).step_by(NARROW) {
             let tokens = first..count.min(first + NARROW);
-            for column in (tile..end).step_by(LANES) {
-                let columns = column..end.min(column + LANES);
-                // Of a length that the compiler knows, the sums are registers.
-                if columns.len() == LANES {
-                    add_part::<true>(act, &mut rows, tokens.clone(), columns, neuron, sums);
-                } else {
-                    add_part::<false>(act, &mut rows, tokens.clone(), columns, neuron, sums);
-                }
+            for column in whole.clone().step_by(LANES) {
+                add_part::<LANES>(act, &mut rows, tokens.clone(), column, neuron, sums);
+            }
+            for column in whole.end..end {
+                add_part::<1>(act, &mut rows, tokens.clone(), column, neuron, sums);
             }
         }
     }
 }
 
-/// Adds at most [`NARROW`] tokens of at most [`LANES`] neurons; of so many when `WHOLE`. Column 0 of the rows is neuron `neuron`.
+/// Adds at most [`NARROW`] tokens of `N` neurons, the first in column `column`. Column 0 of the rows is neuron `neuron`.
 #[inline(always)]
-fn add_part<const WHOLE: bool>(
+fn add_part<const N: usize>(
     act: Activation,
     rows: &mut impl Rows,
     tokens: Range<usize>,
-    columns: Range<usize>,
+    column: usize,
     neuron: usize,
     sums: &mut Sums,
 ) {
-    let len = if WHOLE { LANES } else { columns.len() };
-    let mut active = [0u32; LANES];
-    let (mut sum, mut sum_sq, mut max) = ([0f32; LANES], [0f32; LANES], [f32::NEG_INFINITY; LANES]);
+    let mut active = [0u32; N];
+    let (mut sum, mut sum_sq, mut max) = ([0f32; N], [0f32; N], [f32::NEG_INFINITY; N]);
     for row in tokens {
-        let (mut gate, mut activation) = ([0f32; LANES], [0f32; LANES]);
         let (gates, width) = rows.gates();
-        gate[..len].copy_from_slice(&gates[part(row, width, columns.clone())]);
+        let gate = *part::<_, N>(gates, row * width + column);
+        let mut activation = [0f32; N];
         act.values(&gate, &mut activation);
-        for i in 0..LANES {
+        for i in 0..N {
             // A run has at most 64 tokens; a checked sum would branch at every neuron.
             active[i] = active[i].wrapping_add(u32::from(gate[i] > 0.0));
             sum[i] += activation[i];
             sum_sq[i] += activation[i] * activation[i];
             max[i] = max[i].max(activation[i]);
         }
-        rows.put(row, columns.clone(), &activation[..len]);
+        rows.put(row, column, &activation);
     }
-    let neurons = neuron + columns.start..neuron + columns.end;
-    for (total, n) in sums.active[neurons.clone()].iter_mut().zip(active) {
+    let first = neuron + column;
+    for (total, n) in part_mut::<_, N>(&mut sums.active, first).iter_mut().zip(active) {
         *total = total.wrapping_add(n);
     }
-    for (total, value) in sums.sum[neurons.clone()].iter_mut().zip(sum) {
+    for (total, value) in part_mut::<_, N>(&mut sums.sum, first).iter_mut().zip(sum) {
         *total += f64::from(value);
     }
-    for (total, value) in sums.sum_sq[neurons.clone()].iter_mut().zip(sum_sq) {
+    for (total, value) in part_mut::<_, N>(&mut sums.sum_sq, first).iter_mut().zip(sum_sq) {
         *total += f64::from(value);
     }
-    for (total, value) in sums.max[neurons].iter_mut().zip(max) {
+    for (total, value) in part_mut::<_, N>(&mut sums.max, first).iter_mut().zip(max) {
         *total = total.max(value);
     }
 }
