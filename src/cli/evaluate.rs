@@ -111,7 +111,8 @@ pub struct EvaluateSettings {
     /// Tokens that the model sees at most; what it was made for, up to 2,048, unless said.
     #[arg(long, value_name = "N")]
     context: Option<usize>,
-    /// Tokens that go through the model together; unless said, 2,048 on the CPU and what free memory allows on a GPU.
+    /// Tokens that go through the model together; unless said, 2,048 on the CPU, more for more than eight threads, and what
+    /// free memory allows on a GPU.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     batch_tokens: Option<u32>,
     #[command(flatten)]

@@ -68,8 +68,8 @@ pub struct ProfileSettings {
     /// The model's token between documents.
     #[arg(long, value_enum, default_value_t)]
     pub document_separator: Separator,
-    /// Tokens that go through the model together; unless said, 2,048 on the CPU and what free memory allows on a GPU. Counts do
-    /// not depend on it.
+    /// Tokens that go through the model together; unless said, 2,048 on the CPU, more for more than eight threads, and what free
+    /// memory allows on a GPU. Counts do not depend on it.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch_tokens: Option<u32>,
     #[command(flatten)]

@@ -10,7 +10,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::{
-    matrix::{Matrix, filled, multiply, slice, write},
+    matrix::{Matrix, filled, multiply_rows, slice, write},
     panels,
     simd::{interleave, pack},
 };
@@ -389,7 +389,7 @@ fn wide(x: &[f32], inner: usize, panel: &[Line], product: &mut [MaybeUninit<f32>
     #[allow(unsafe_code)]
     let all = unsafe {
         filled(tokens * WIDTH, |to| {
-            multiply([tokens, WIDTH, inner], (to, at(WIDTH, 1)), (x, at(inner, 1)), (&weight, at(WIDTH, 1)));
+            multiply_rows([tokens, WIDTH, inner], (to, at(WIDTH, 1)), (x, at(inner, 1)), (&weight, at(WIDTH, 1)));
         })
     };
     for (all, to) in all.chunks_exact(WIDTH).zip(product.chunks_mut(stride)) {

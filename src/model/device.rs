@@ -181,24 +181,26 @@ pub fn precision(dtype: DType) -> &'static str {
     dtype.as_str()
 }
 
-/// Tokens that go through a model together: on the CPU as many as keep all threads busy, on a GPU as many as its free memory holds,
-/// up to where more of them make it no faster. At least one window.
+/// Tokens that go through a model together: on the CPU as many as keep all threads busy, on a GPU as many as make its products as
+/// fast as they get; of more than a few, only as many as free memory holds. At least one window.
 #[must_use]
 pub fn batch_tokens(spec: &DecoderSpec, dtype: DType, device: &Device, context: usize) -> usize {
+    /// On the CPU fewer would leave two threads waiting, and need little memory.
+    const FEW: usize = 2048;
+    /// A thread that has as many reads a weight seldom enough.
+    const PER_THREAD: usize = 256;
     /// Beyond this a GPU's products are as fast as they get.
     const MOST: usize = 16_384;
     /// Room for activations: an 8B model's whole profile then stays below its weights and 4 GB.
     const ROOM: u64 = 3 << 30;
-    let tokens = if device.is_cpu() {
-        2048
-    } else {
-        let attention = &spec.attention;
-        let heads = (attention.heads + 2 * attention.kv_heads) * attention.head_dim;
-        // The residual stream and what is added to it, queries, keys and values twice for their turning; gate, up and product.
-        let values = 4 * spec.hidden + 3 * heads + 3 * spec.ffn.width;
-        let room = free_memory(device).map_or(ROOM, |free| (free / 2).min(ROOM));
-        (room / (values * dtype.size_in_bytes()) as u64).min(MOST as u64) as usize
-    };
+    let (attention, on_cpu) = (&spec.attention, device.is_cpu());
+    let heads = (attention.heads + 2 * attention.kv_heads) * attention.head_dim;
+    // The residual stream and what is added to it, queries, keys and values twice for their turning; gate, up and product.
+    let values = 4 * spec.hidden + 3 * heads + 3 * spec.ffn.width;
+    let size = if on_cpu { DType::F32 } else { dtype }.size_in_bytes();
+    let room = free_memory(device).map_or(ROOM, |free| (free / 2).min(ROOM));
+    let fitting = (room / (values * size) as u64).min(MOST as u64) as usize;
+    let tokens = if on_cpu { fitting.min(PER_THREAD * rayon::current_num_threads()).max(FEW) } else { fitting };
     (tokens / context).max(1) * context
 }
 
@@ -213,15 +215,19 @@ pub fn free_memory(device: &Device) -> Option<u64> {
     }
 }
 
-/// Without swapping, and within the limit of this process's control group.
+/// Without swapping, and within the limit of this process's control group, which counts files that were read and can be dropped.
 fn free_on_cpu() -> Option<u64> {
-    let table = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = table.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let free = line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024;
-    let number =
-        |file: &str| std::fs::read_to_string(format!("/sys/fs/cgroup/{file}")).ok()?.trim().parse::<u64>().ok();
-    let left = number("memory.max").zip(number("memory.current")).map(|(most, used)| most.saturating_sub(used));
-    Some(left.map_or(free, |left| left.min(free)))
+    let read = |file: &str| std::fs::read_to_string(file).ok();
+    let number = |file: &str| read(file)?.trim().parse::<u64>().ok();
+    let field = |file: &str, name: &str| {
+        let table = read(file)?;
+        let line = table.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().trim_end_matches(" kB").parse::<u64>().ok()
+    };
+    let free = field("/proc/meminfo", "MemAvailable:")? * 1024;
+    let limit = number("/sys/fs/cgroup/memory.max").zip(number("/sys/fs/cgroup/memory.current"));
+    let dropped = || field("/sys/fs/cgroup/memory.stat", "inactive_file ").unwrap_or(0);
+    Some(limit.map_or(free, |(most, used)| most.saturating_sub(used.saturating_sub(dropped())).min(free)))
 }
 
 /// Whether an operation failed for want of memory on its device, so that a smaller batch may succeed.

@@ -24,6 +24,26 @@ pub fn multiply(sizes: [usize; 3], out: (&mut [MaybeUninit<f32>], Matrix), a: (&
     product(sizes, out, a, b, false);
 }
 
+/// The same, whose rows have the same bits however many there are: the library adds up a single row's products in another order.
+/// The columns of `out` lie side by side.
+pub fn multiply_rows(
+    [m, n, k]: [usize; 3],
+    (out, o): (&mut [MaybeUninit<f32>], Matrix),
+    (a, l): (&[f32], Matrix),
+    b: (&[f32], Matrix),
+) {
+    if m > 1 {
+        return multiply([m, n, k], (out, o), (a, l), b);
+    }
+    let twice = Matrix { rows: 0, ..l };
+    // SAFETY: the product writes both rows.
+    #[allow(unsafe_code)]
+    let both = unsafe {
+        filled(2 * n, |to| multiply([2, n, k], (to, Matrix { offset: 0, rows: n, columns: 1 }), (a, twice), b))
+    };
+    write(&both[..n], &mut out[o.offset..][..n]);
+}
+
 /// `out [m, n] += a [m, k] · b [k, n]`, on this thread.
 pub fn multiply_add(sizes: [usize; 3], (out, o): (&mut [f32], Matrix), a: (&[f32], Matrix), b: (&[f32], Matrix)) {
     // SAFETY: a product writes numbers.

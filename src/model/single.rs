@@ -5,7 +5,7 @@ use std::{iter::once, mem::MaybeUninit, ops::Range};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use super::matrix::{Matrix, multiply, slice};
+use super::matrix::{Matrix, multiply_rows, slice};
 
 /// A weight `[out, in]` cut into panels of [`PANEL`] rows, each stored transposed, `[in, PANEL]` (the last is of another width): the
 /// order in which the matrix product reads it, which would otherwise be made anew for every few tokens.
@@ -76,6 +76,6 @@ impl super::panels::Panels for Panels {
         let (width, tokens) = (columns.len(), x.len() / self.inner);
         let panel = &self.values[columns.start * self.inner..columns.end * self.inner];
         let at = |rows| Matrix { offset: 0, rows, columns: 1 };
-        multiply([tokens, width, self.inner], (to, at(stride)), (x, at(self.inner)), (panel, at(width)));
+        multiply_rows([tokens, width, self.inner], (to, at(stride)), (x, at(self.inner)), (panel, at(width)));
     }
 }

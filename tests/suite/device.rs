@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use neuroglot::{
     checkpoint::Checkpoint,
-    model::{self, Decoder, Observer, Tally, device::batch_tokens},
+    model::{self, Decoder, DecoderSpec, Observer, Tally, device::batch_tokens},
     profile::in_batches,
     tokens::Window,
 };
@@ -169,7 +169,7 @@ fn a_batch_without_room_is_halved_and_nothing_is_lost_or_counted_twice() {
         assert!(passes.iter().any(|&n| n > 2) && passes.iter().filter(|&&n| n <= 2).sum::<usize>() == 7, "{passes:?}");
         assert!((&halved.active, &halved.routed) == (&whole.active, &whole.routed), "{folder}: counts differ");
         if decoder.spec().ffn.is_routed() {
-            // Few tokens are multiplied in other blocks than many, so that an expert's sums may differ in their last bits.
+            // The router multiplies few tokens in other blocks than many, so that an expert's sums may differ in their last bits.
             for (a, b) in halved.sum.iter().zip(&whole.sum).chain(halved.sum_sq.iter().zip(&whole.sum_sq)) {
                 assert!((a - b).abs() < 1e-5 * (1.0 + b.abs()), "{folder}: {a} for {b}");
             }
@@ -192,9 +192,24 @@ fn a_single_window_without_room_is_an_error() {
 #[test]
 fn a_batch_is_whole_windows_and_at_least_one() {
     let spec = decoder("atlas/demo/model").spec().clone();
+    let few = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
     for (context, wanted) in [(128, 2048), (500, 2000), (4096, 4096)] {
-        assert_eq!(batch_tokens(&spec, DType::F32, &Device::Cpu, context), wanted);
+        assert_eq!(few.install(|| batch_tokens(&spec, DType::F32, &Device::Cpu, context)), wanted);
     }
+}
+
+#[test]
+fn many_threads_have_as_many_tokens_each_as_memory_holds() {
+    let spec = decoder("atlas/demo/model").spec().clone();
+    let tokens = |spec: &DecoderSpec, threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| batch_tokens(spec, DType::BF16, &Device::Cpu, 512))
+    };
+    assert_eq!([8, 16, 64, 200].map(|threads| tokens(&spec, threads)), [2048, 4096, 16_384, 16_384]);
+    // 1.2 MB of activations per token, of which 3 GiB hold 2,684.
+    let mut wide = spec;
+    wide.ffn.width = 100_000;
+    assert_eq!([2, 64].map(|threads| tokens(&wide, threads)), [2048, 2560]);
 }
 
 #[test]

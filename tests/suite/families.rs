@@ -103,8 +103,11 @@ fn a_batch_of_windows_counts_as_its_windows_one_by_one() {
             apart.begin([vec![0u8; seq].as_slice()]);
             decoder.observe(&ids.i(row..=row).unwrap(), &mut apart).unwrap();
         }
-        let same = together.active == apart.active && together.routed == apart.routed;
-        if same { Ok(()) } else { Err("the counts differ".to_owned()) }
+        let counts = together.active == apart.active && together.routed == apart.routed;
+        // A router multiplies few tokens in other blocks than many, so that an expert's sums may differ in their last bits.
+        let moments = decoder.spec().ffn.is_routed()
+            || (together.sum, together.sum_sq, together.max) == (apart.sum, apart.sum_sq, apart.max);
+        if counts && moments { Ok(()) } else { Err("the counts or the moments differ".to_owned()) }
     });
 }
 

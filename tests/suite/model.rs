@@ -7,6 +7,7 @@ use neuroglot::{
     checkpoint::Checkpoint,
     model::{Decoder, Observer, Path, Tally, Unobserved, family},
 };
+use serde_json::json;
 
 use crate::tensors::{counts_agree, fixture, floats, ids, largest_difference, tally};
 
@@ -164,6 +165,47 @@ fn what_is_counted_panel_by_panel_is_what_an_observer_of_whole_gates_counts() {
                     assert!((found - wanted).abs() < 1e-5 * (1.0 + wanted.abs()) + 1e-3, "{found} for {wanted}");
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn counts_and_moments_are_the_same_bits_with_any_number_of_threads() {
+    // So wide that a product is added up in more than one block.
+    let config = json!({
+        "model_type": "llama", "vocab_size": 97, "hidden_size": 1088, "intermediate_size": 1152, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 128,
+        "rms_norm_eps": 1e-5, "hidden_act": "silu", "tie_word_embeddings": true,
+    });
+    let architecture = family::of_config("config.json".into(), config.as_object().unwrap(), &|_| false).unwrap();
+    let needs = architecture.tensors();
+    let weights = |dtype| {
+        let weight = |name: &str| {
+            let need = needs.iter().find(|need| need.name == name).unwrap();
+            let values = (0..need.shape.iter().product()).map(|i: usize| (i * 7919 % 1009) as f32 / 8072.0 - 0.0625);
+            Tensor::from_iter(values, &Device::Cpu)?.reshape(need.shape.as_slice())?.to_dtype(dtype)
+        };
+        Decoder::build(&architecture, Path::Inference, weight).unwrap()
+    };
+    // With twenty threads a task is a run of 64 tokens, or one of a single token.
+    let (batch, seq) = (32, 65);
+    let ids = Tensor::from_iter((0..batch * seq).map(|i| (i * 31 % 97) as u32), &Device::Cpu).unwrap();
+    let ids = ids.reshape((batch, seq)).unwrap();
+    let folds = [[0u8; 64].as_slice(), &[1]].concat();
+    for dtype in [DType::F32, DType::BF16] {
+        let decoder = weights(dtype);
+        let counted = [1, 20, 40].map(|threads| {
+            let mut tally = Tally::new(decoder.spec().ffn, 2);
+            tally.begin(vec![folds.as_slice(); batch]);
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| decoder.observe(&ids, &mut tally)).unwrap();
+            (threads, tally)
+        });
+        let (_, one) = &counted[0];
+        for (threads, many) in &counted[1..] {
+            let same =
+                (&many.active, &many.sum, &many.sum_sq, &many.max) == (&one.active, &one.sum, &one.sum_sq, &one.max);
+            assert!(same, "{dtype:?}, {threads} threads");
         }
     }
 }
