@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # What a machine with an NVIDIA GPU shows in a few minutes: the bundled model's neurons on the GPU against the CPU's, the share of the GPU's rate
 # that profiling reaches, and neuroglot against PyTorch with transformers in turns. Tables on stdout, all figures below OUT.
-# usage: gpu.sh NEUROGLOT OUT [check] [rate] [peers] [train]      (built with --features cuda; python3 has torch, transformers and peft)
+# `processor`, when asked for, is the same in turns on the machine's processor, which may have instructions that others have not.
+# usage: gpu.sh NEUROGLOT OUT [check] [rate] [peers] [train] [processor]      (built with --features cuda; python3 has torch, transformers and peft)
 set -euo pipefail
-[ $# -ge 2 ] || { sed -n 4p "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n 5p "$0" >&2; exit 2; }
 neuroglot=$(realpath "$1") out=$2
 shift 2
 [ $# -gt 0 ] || set -- check rate peers train
 root=$(cd "$(dirname "$0")/../.." && pwd)
 bench=$root/tests/bench
 mkdir -p "$out"
-nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || echo "no GPU: only 'processor' can run"
 
 # Jaccard of every language's neurons, the lowest and their mean.
 check() {
@@ -83,6 +84,22 @@ peers() {
             python3 "$bench/compare.py" --rounds "${ROUNDS:-8}" --json "$out/peers-$shape-$batch.json" \
                 --ours "$neuroglot --quiet bench --turns --shape $shape --device cuda" \
                 --peer "python3 $bench/peer_profile.py --shape $shape --device cuda --dtype bf16 --batch $batch --turns" 2>>"$out/peers.log"
+        done
+    done
+}
+
+# In turns on the processor, with as many threads as the figures of other machines are for, and with all.
+processor() {
+    local threads dtype
+    grep -m1 'model name' /proc/cpuinfo
+    echo "instructions for bf16: $(grep -m1 flags /proc/cpuinfo | grep -oE 'avx512_bf16|amx_[a-z0-9]+' | tr '\n' ' ')"
+    for threads in 2 $(nproc); do
+        for dtype in bf16 f32; do
+            "$neuroglot" --quiet --threads "$threads" bench --shape smollm2-135m --device cpu --dtype "$dtype" --rounds 3
+            echo "smollm2-135m in $dtype, $threads threads"
+            python3 "$bench/compare.py" --rounds "${ROUNDS:-6}" --json "$out/processor-$dtype-$threads.json" \
+                --ours "$neuroglot --quiet --threads $threads bench --turns --shape smollm2-135m --device cpu --dtype $dtype" \
+                --peer "python3 $bench/peer_profile.py --shape smollm2-135m --dtype $dtype --threads $threads --turns" 2>>"$out/processor.log"
         done
     done
 }
