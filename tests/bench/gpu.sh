@@ -11,7 +11,7 @@ shift 2
 root=$(cd "$(dirname "$0")/../.." && pwd)
 bench=$root/tests/bench
 mkdir -p "$out"
-nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || echo "no GPU: only 'processor' can run"
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null || echo "no GPU: only 'processor' can run"
 
 # Jaccard of every language's neurons, the lowest and their mean.
 check() {
@@ -93,7 +93,7 @@ processor() {
     local threads dtype
     grep -m1 'model name' /proc/cpuinfo
     echo "instructions for bf16: $(grep -m1 flags /proc/cpuinfo | grep -oE 'avx512_bf16|amx_[a-z0-9]+' | tr '\n' ' ')"
-    for threads in 2 $(nproc); do
+    for threads in $(printf '%s\n' 2 "$(nproc)" | sort -nu); do
         for dtype in bf16 f32; do
             "$neuroglot" --quiet --threads "$threads" bench --shape smollm2-135m --device cpu --dtype "$dtype" --rounds 3
             echo "smollm2-135m in $dtype, $threads threads"
