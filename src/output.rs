@@ -158,6 +158,12 @@ pub fn thousands(n: u64) -> String {
     groups.join(",")
 }
 
+/// `1 neuron`, `14 neurons`.
+#[must_use]
+pub fn count(n: usize, what: &str) -> String {
+    format!("{} {what}{}", thousands(n as u64), if n == 1 { "" } else { "s" })
+}
+
 /// A file that cannot be written.
 #[derive(Debug, thiserror::Error)]
 #[error("{path}: cannot be written: {source}{}", way_out(.source))]

@@ -27,7 +27,7 @@ use crate::{
     },
     language::{LanguageCode, Registry},
     model::{self, Architecture, Decoder, device},
-    output::{self, thousands},
+    output::{self, count, thousands},
 };
 
 /// Measure what a model can do in each language, with standard errors, and what changed since another evaluation.
@@ -499,10 +499,6 @@ fn line(report: &Report) -> String {
     format!("{}  {}  {}{remarks}", report.task, report.language, scores.collect::<Vec<_>>().join(", "))
 }
 
-fn plural(n: usize, unit: &str) -> String {
-    format!("{} {unit}{}", thousands(n as u64), if n == 1 { "" } else { "s" })
-}
-
 fn table(reports: &[Report]) -> String {
     let mut lines = vec![format!("{:<12} {:<9} {:>16}  {:<14} value", "task", "language", "of", "measure")];
     for report in reports {
@@ -511,7 +507,7 @@ fn table(reports: &[Report]) -> String {
                 "{:<12} {:<9} {:>16}  {:<14} {}",
                 report.task,
                 report.language.to_string(),
-                plural(report.units, &report.unit),
+                count(report.units, &report.unit),
                 score.metric,
                 measured(score.value, score.stderr)
             ));

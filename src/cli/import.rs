@@ -20,7 +20,7 @@ use crate::{
     identify::Rate,
     language::Registry,
     model::{Architecture, ModelError, family},
-    output::{self, thousands},
+    output::{self, count, thousands},
 };
 
 /// Make an atlas of masks that others published: `torch.save` files of lists per language and layer.
@@ -100,7 +100,8 @@ impl ImportArgs {
         talk.result(&report, || {
             let rows = masks.languages.iter().zip(&masks.sets);
             let rows = rows.map(|(language, set)| format!("{language} {:>9}", thousands(set.len() as u64)));
-            let end = format!("{} languages of {} in {}", masks.languages.len(), masks.model.id, self.out.display());
+            let end =
+                format!("{} of {} in {}", count(masks.languages.len(), "language"), masks.model.id, self.out.display());
             rows.chain([end]).collect::<Vec<_>>().join("\n")
         })?;
         talk.say(

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Outcome, Talk};
-use crate::profile::ProfileFolder;
+use crate::{output::count, profile::ProfileFolder};
 
 /// Join the folders of shards, or of several rounds of languages, of one run into one profile.
 #[derive(Args)]
@@ -29,7 +29,7 @@ impl MergeArgs {
         }
         let languages = whole.languages()?;
         let report = serde_json::json!({ "run": whole.head.run, "out": self.out, "languages": languages });
-        talk.result(&report, || format!("{} languages in {}", languages.len(), self.out.display()))?;
+        talk.result(&report, || format!("{} in {}", count(languages.len(), "language"), self.out.display()))?;
         Ok(Outcome::Done)
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     corpus::{self, Corpus, CorpusOptions, CorpusSpec, DocumentUnit, PRESETS, SOURCES, Split},
     language::{LanguageCode, Registry},
     model::{self, Decoder, device, family::FAMILIES},
-    output::thousands,
+    output::{count, thousands},
     profile::{COUNTING, Event, Finish, ModelCard, ProfileError, ProfileFolder, ProfileHead, Profiler, RunParameters},
     tokens::{Coverage, CoverageStatus, Separator, WindowPlan},
 };
@@ -128,7 +128,7 @@ impl ProfileArgs {
 
 fn summary(out: &Path, coverage: &[Coverage]) -> String {
     let tokens: u64 = coverage.iter().map(|language| language.tokens).sum();
-    format!("{} languages, {} tokens in {}", coverage.len(), thousands(tokens), out.display())
+    format!("{}, {} tokens in {}", count(coverage.len(), "language"), thousands(tokens), out.display())
 }
 
 /// A profile that can be run: paths there, languages known, tensors checked.
@@ -247,7 +247,7 @@ impl ProfilePlan {
         })?;
         progress.end();
         if kept > 0 {
-            talk.say(format!("{kept} languages were finished before and were kept"));
+            talk.say(format!("{} finished before and kept", count(kept, "language")));
         }
         Ok(finish)
     }

