@@ -3,6 +3,7 @@
 // stdin: little-endian numbers as tests/suite/gpu.rs writes them; stdout: what the kernels wrote.
 #include "processor.h"
 
+#include "../../src/model/gpu/heads.cu"
 #include "../../src/model/gpu/attention.cu"
 
 // h: 0, bf16, wide, windows, seq, heads, dim, first, tokens, rotated, interleaved + 2 where they are turned back.

@@ -1,5 +1,5 @@
-// What the GPU's kernels find around them, on a processor: they are run thread after thread, but for the threads of a warp where they
-// exchange values, which run at once.
+// What the GPU's kernels find around them, on a processor: they are run thread after thread, but for the threads of a warp or a block where
+// they exchange values, which run at once.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -11,6 +11,7 @@
 #define __device__
 #define __global__
 #define __forceinline__ inline
+#define __shared__
 
 struct Place { unsigned x, y; };
 static thread_local Place blockIdx, blockDim, threadIdx;
@@ -21,14 +22,25 @@ static inline unsigned __float_as_uint(float x) { unsigned bits; std::memcpy(&bi
 static inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 static inline float __fdividef(float x, float y) { return x / y; }
 
-static pthread_barrier_t meeting;
-static float given[32];
+// Where the threads of a warp, and of a block, meet.
+struct Warp {
+    pthread_barrier_t meeting;
+    float given[32];
+    const unsigned short *rows[32];
+    unsigned a[32][4], b[32][2];
+};
+static Warp warps[4];
+static pthread_barrier_t everybody;
+static inline Warp &own_warp() { return warps[threadIdx.x / 32]; }
+static inline void __syncwarp() { pthread_barrier_wait(&own_warp().meeting); }
+static inline void __syncthreads() { pthread_barrier_wait(&everybody); }
 static inline float __shfl_xor_sync(unsigned, float x, unsigned apart) {
+    Warp &warp = own_warp();
     unsigned lane = threadIdx.x % 32;
-    given[lane] = x;
-    pthread_barrier_wait(&meeting);
-    float other = given[lane ^ apart];
-    pthread_barrier_wait(&meeting);
+    warp.given[lane] = x;
+    __syncwarp();
+    float other = warp.given[lane ^ apart];
+    __syncwarp();
     return other;
 }
 
@@ -46,22 +58,27 @@ template <typename F> static void launch(u32 threads, u32 rows, F kernel) {
             }
 }
 
-// Warps, one after the other.
-template <typename F> static void launch_warps(u32 warps, F kernel) {
-    pthread_barrier_init(&meeting, nullptr, 32);
-    for (u32 warp = 0; warp < warps; ++warp) {
+// Blocks, one after the other.
+template <typename F> static void launch_blocks(u32 blocks, u32 threads, F kernel) {
+    pthread_barrier_init(&everybody, nullptr, threads);
+    for (u32 warp = 0; warp < threads / 32; ++warp) { pthread_barrier_init(&warps[warp].meeting, nullptr, 32); }
+    for (u32 block = 0; block < blocks; ++block) {
         std::vector<std::thread> lanes;
-        for (u32 lane = 0; lane < 32; ++lane)
+        for (u32 thread = 0; thread < threads; ++thread)
             lanes.emplace_back([=] {
-                blockDim = {32, 1};
-                blockIdx = {warp, 0};
-                threadIdx = {lane, 0};
+                blockDim = {threads, 1};
+                blockIdx = {block, 0};
+                threadIdx = {thread, 0};
                 kernel();
             });
         for (std::thread &lane : lanes) { lane.join(); }
     }
-    pthread_barrier_destroy(&meeting);
+    for (u32 warp = 0; warp < threads / 32; ++warp) { pthread_barrier_destroy(&warps[warp].meeting); }
+    pthread_barrier_destroy(&everybody);
 }
+
+// Warps, one after the other.
+template <typename F> static void launch_warps(u32 warps, F kernel) { launch_blocks(warps, 32, kernel); }
 
 // Storage that begins at a word's start, as a GPU's does.
 template <typename T> struct Storage {

@@ -281,3 +281,100 @@ fn the_gpus_kernel_makes_weights_of_scores() {
         }
     }
 }
+
+/// The sizes of one attention, and what is done to its scores.
+struct Attended {
+    dim: usize,
+    windows: usize,
+    seq: usize,
+    heads: usize,
+    kv_heads: usize,
+    rotated: usize,
+    window: usize,
+    cap: f32,
+    slopes: Option<[f32; 2]>,
+}
+
+const SCALE: f32 = 0.9;
+
+/// Windows of no whole number of tiles, of one tile and of one token; heads that share keys; whatever is done to scores.
+const ATTENDED: [Attended; 6] = [
+    Attended { dim: 32, windows: 2, seq: 150, heads: 2, kv_heads: 1, rotated: 32, window: 0, cap: 0.0, slopes: None },
+    Attended { dim: 32, windows: 1, seq: 260, heads: 2, kv_heads: 2, rotated: 16, window: 70, cap: 0.0, slopes: None },
+    Attended { dim: 48, windows: 1, seq: 131, heads: 2, kv_heads: 1, rotated: 0, window: 1, cap: 0.0, slopes: None },
+    Attended { dim: 48, windows: 1, seq: 64, heads: 2, kv_heads: 2, rotated: 48, window: 0, cap: 2.0, slopes: None },
+    Attended { dim: 80, windows: 1, seq: 1, heads: 2, kv_heads: 1, rotated: 16, window: 0, cap: 0.0, slopes: None },
+    Attended {
+        dim: 80,
+        windows: 1,
+        seq: 70,
+        heads: 2,
+        kv_heads: 1,
+        rotated: 0,
+        window: 9,
+        cap: 0.0,
+        slopes: Some([0.5, 0.25]),
+    },
+];
+
+/// Numbers as the kernel reads them.
+fn rounded(n: usize, step: f32, height: f32) -> Vec<f32> {
+    (0..n).map(|i| bf16::from_f32(height * (i as f32 * step).sin()).to_f32()).collect()
+}
+
+#[test]
+fn the_gpus_kernel_attends_in_one_pass_as_the_formula_says() {
+    let folder = TempDir::new().unwrap();
+    let program = compile(&folder, "flash");
+    for case in ATTENDED {
+        let Attended { dim, windows, seq, heads, kv_heads, rotated, window, cap, slopes } = case;
+        let what = format!("heads of {dim}, {windows} × {seq}, window {window}, cap {cap}, slopes {slopes:?}");
+        let query = rounded(windows * seq * heads * dim, 0.37, 1.5);
+        let key = rounded(windows * kv_heads * seq * dim, 0.73, 1.0);
+        let value = rounded(windows * seq * kv_heads * dim, 0.91, 2.0);
+        let half = rotated / 2;
+        let angle = |i: usize| (i / half) as f32 * 0.8f32.powi((i % half) as i32);
+        let table = |of: fn(f32) -> f32| -> Vec<f32> {
+            (0..seq * half).map(|i| bf16::from_f32(of(angle(i))).to_f32()).collect()
+        };
+        let (cos, sin) = (table(f32::cos), table(f32::sin));
+        let shaped = usize::from(cap > 0.0 || slopes.is_some());
+        let sizes = [dim, shaped, windows, seq, heads, kv_heads, rotated, window, usize::from(slopes.is_some())];
+        let mut input = words(&sizes.map(size));
+        input.extend(stored(&[SCALE / (dim as f32).sqrt(), cap], false));
+        input.extend(stored(slopes.as_ref().map_or(&[], |slopes| slopes.as_slice()), false));
+        input.extend(stored(&[&query[..], &key, &value, &cos, &sin].concat(), true));
+        let found = loaded(&answer(&program, input), true);
+        assert_eq!(found.len(), query.len(), "{what}");
+        for (row, found) in found.chunks(dim).enumerate() {
+            let (head, position, own_window) = (row % heads, row / heads % seq, row / heads / seq);
+            let mut turned = query[row * dim..][..dim].to_vec();
+            for i in 0..half {
+                let (low, high) = (query[row * dim + i], query[row * dim + half + i]);
+                let (cos, sin) = (cos[position * half + i], sin[position * half + i]);
+                // Rounded as the kernel rounds it, for its scores are those of rounded queries.
+                turned[i] = bf16::from_f32(low * cos - high * sin).to_f32();
+                turned[half + i] = bf16::from_f32(high * cos + low * sin).to_f32();
+            }
+            let kv_head = head / (heads / kv_heads);
+            let keys = if window == 0 { 0 } else { (position + 1).saturating_sub(window) }..=position;
+            let weight = |at: usize| {
+                let key = &key[((own_window * kv_heads + kv_head) * seq + at) * dim..][..dim];
+                let product: f64 = turned.iter().zip(key).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
+                let mut score = product * f64::from(SCALE) / (dim as f64).sqrt();
+                if cap > 0.0 {
+                    score = f64::from(cap) * (score / f64::from(cap)).tanh();
+                }
+                let slope = slopes.map_or(0.0, |slopes| f64::from(slopes[head]));
+                (score - slope * (position - at) as f64).exp()
+            };
+            let weights: Vec<(usize, f64)> = keys.map(|at| (at, weight(at))).collect();
+            let total: f64 = weights.iter().map(|(_, weight)| weight).sum();
+            for (i, &found) in found.iter().enumerate() {
+                let value = |at: usize| f64::from(value[((own_window * seq + at) * kv_heads + kv_head) * dim + i]);
+                let wanted = weights.iter().map(|&(at, weight)| weight * value(at)).sum::<f64>() / total;
+                assert!((found - wanted).abs() <= 0.02, "{what}, row {row}, value {i}: {found} for {wanted}");
+            }
+        }
+    }
+}

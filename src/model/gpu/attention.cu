@@ -1,7 +1,7 @@
 // What attention needs around its two matrix products: heads moved before tokens and back, turned on the way by rotary embeddings, and
 // the scores of one block of queries made weights in place.
 //
-// Compiled where it runs, by NVRTC, as activation.cu is. The threads of one warp add up a row together; no other threads meet.
+// Compiled where it runs, by NVRTC, behind numbers.cu and heads.cu, as activation.cu is. The threads of one warp add up a row together; no other threads meet.
 
 // One thread: `N` values of one head of one token. Strides are in values; a head's own values lie beside one another in both.
 // from: read at window · from_window + (first + token) · from_token + head · from_head; to: written likewise, `to_first` tokens on.
@@ -32,12 +32,7 @@ static __device__ __forceinline__ void move(
         u64 at = (u64)(first + to_first + token) * half + (interleaved ? i / 2 : low ? i : i - half);
         Pack<T, N> other = *(const Pack<T, N> *)(row + partner);
         Pack<T, N> c = *(const Pack<T, N> *)(cos + at), s = *(const Pack<T, N> *)(sin + at);
-#pragma unroll
-        for (u32 n = 0; n < N; n += 1) {
-            float turned = sense * widen(other.value[n]) * widen(s.value[n]);
-            float kept = widen(own.value[n]) * widen(c.value[n]);
-            narrow(low ? kept - turned : kept + turned, &out.value[n]);
-        }
+        out = turn(own, other, c, s, low, sense);
     }
     *(Pack<T, N> *)(to + window * to_window + (u64)(to_first + token) * to_token + head * to_head + i) = out;
 }
@@ -55,14 +50,6 @@ MOVE(move_f32, float, 1)
 MOVE(move_f32_wide, float, 4)
 MOVE(move_bf16, bf16, 1)
 MOVE(move_bf16_wide, bf16, 8)
-
-// A score as the softmax takes it: scaled, capped, less its distance's share.
-static __device__ __forceinline__ float shaped(float raw, float scale, float cap, float slope, u32 distance) {
-    float score = raw * scale;
-    if (cap > 0.0f) { score = cap * tanhf(score / cap); }
-    if (slope != 0.0f) { score -= slope * (float)distance; }
-    return score;
-}
 
 // What one warp knows of its query: it sees the keys from `unseen` to before `seen`.
 struct Query { u32 unseen, seen; float slope; };

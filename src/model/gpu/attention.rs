@@ -11,8 +11,9 @@ use candle_core::{
 use half::bf16;
 
 use super::{
-    ATTENTION, Argument, Number, WORD, function, grid, in_words, named, number, only_on_gpus, place, place_of, pointer,
-    start,
+    ATTENTION, Argument, Number, WORD,
+    flash::{self, Flash},
+    function, grid, in_words, named, number, only_on_gpus, place, place_of, pointer, start,
 };
 use crate::model::{attention::Scores, rope::Rotary};
 
@@ -36,8 +37,18 @@ pub fn attend(
 ) -> Result<Tensor> {
     let (batch, seq, heads, dim) = query.dims4()?;
     let kv_heads = key.dim(2)?;
-    let (key, value) = (heads_first(key, rotary, 0, seq)?, heads_first(value, None, 0, seq)?);
     let slopes = slopes(scores, query.device())?;
+    if query.dtype() == DType::BF16 && flash::fits([query, key, value])? {
+        let turned = |x: &Tensor| match rotary {
+            Some(_) => heads_first(x, rotary, 0, seq)?.transpose(1, 2),
+            None => Ok(x.clone()),
+        };
+        let own = rotary.filter(|rotary| flash::turns(rotary));
+        let query = if own.is_some() { query.clone() } else { turned(query)? };
+        let op = Flash { scores, rotary: own, slopes: slopes.as_ref() };
+        return query.apply_op3_no_bwd(&turned(key)?, value, &op);
+    }
+    let (key, value) = (heads_first(key, rotary, 0, seq)?, heads_first(value, None, 0, seq)?);
     // SAFETY: the blocks are all queries, and each of them is put there.
     #[allow(unsafe_code)]
     let mixed = unsafe { Tensor::empty((batch, seq, heads, dim), query.dtype(), query.device())? };
@@ -280,14 +291,14 @@ fn shift<T: Number>(
 }
 
 /// Strides of windows, tokens and heads, in this order, of a layout that has them at these places.
-fn strides(layout: &Layout, order: [usize; 3]) -> Result<[usize; 3]> {
+pub(super) fn strides(layout: &Layout, order: [usize; 3]) -> Result<[usize; 3]> {
     match *layout.stride() {
         [.., 1] if layout.dims().len() == 4 => Ok(order.map(|i| layout.stride()[i])),
         _ => candle_core::bail!("the values of a head of {:?} do not lie side by side", layout.shape()),
     }
 }
 
-fn check_angles(rotary: Option<&Rotary>, seq: usize, dim: usize) -> Result<()> {
+pub(super) fn check_angles(rotary: Option<&Rotary>, seq: usize, dim: usize) -> Result<()> {
     if let Some(rotary) = rotary
         && (rotary.cos.dims() != [rotary.cos.dim(0)?, rotary.dim / 2] || rotary.cos.dim(0)? < seq || rotary.dim > dim)
     {

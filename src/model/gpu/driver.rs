@@ -54,6 +54,7 @@ forwarded! {
     cuCtxDestroy_v2 cuCtxGetCurrent cuCtxSetCurrent cuCtxSynchronize
     cuDeviceGet cuDeviceGetAttribute cuDeviceGetDefaultMemPool cuDevicePrimaryCtxRelease_v2 cuDevicePrimaryCtxRetain
     cuEventCreate cuEventDestroy_v2 cuEventRecord
+    cuFuncSetAttribute
     cuGetErrorString
     cuLaunchKernel
     cuMemAllocAsync cuMemAlloc_v2 cuMemFreeAsync cuMemFree_v2 cuMemGetInfo_v2

@@ -4,11 +4,13 @@ pub mod activation;
 pub mod attention;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod driver;
+mod flash;
 pub mod norm;
 pub mod onto;
 pub mod training;
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, hash_map::Entry},
     sync::{LazyLock, Mutex},
 };
@@ -48,7 +50,8 @@ macro_rules! source {
 }
 
 static ACTIVATION: Source = source!("activation": "nonlinear.cu", "activation.cu");
-static ATTENTION: Source = source!("attention": "attention.cu");
+static ATTENTION: Source = source!("attention": "heads.cu", "attention.cu");
+static FLASH: Source = source!("flash": "heads.cu", "tensor_cores.cu", "flash.cu");
 static NORM: Source = source!("norm": "norm.cu");
 static TRAINING: Source = source!("training": "nonlinear.cu", "training.cu");
 
@@ -78,29 +81,44 @@ fn grid(threads: usize) -> Result<LaunchConfig> {
 
 /// A kernel, compiled for the GPU at hand at its first use and then kept: to ask the driver for it costs as much as to start it.
 fn function(device: &CudaDevice, source: &'static Source, name: &str) -> Result<CudaFunction> {
+    function_for(device, source, &[], name)
+}
+
+/// The same of a text that is compiled for certain sizes, its macros.
+fn function_for(
+    device: &CudaDevice,
+    source: &'static Source,
+    sizes: &[(&str, usize)],
+    name: &str,
+) -> Result<CudaFunction> {
     type Kernels = HashMap<(DeviceId, &'static str), HashMap<String, CudaFunction>>;
     static KEPT: LazyLock<Mutex<Kernels>> = LazyLock::new(Mutex::default);
     static COMPILED: LazyLock<Mutex<HashMap<String, String>>> = LazyLock::new(Mutex::default);
+    let defined: String = sizes.iter().map(|(size, value)| format!(" {size}={value}")).collect();
+    let key = if defined.is_empty() { Cow::Borrowed(name) } else { Cow::Owned(format!("{name}{defined}")) };
     let mut kept = KEPT.lock().expect("nobody panics while compiling");
     let kernels = kept.entry((device.id(), source.name)).or_default();
-    if let Some(kernel) = kernels.get(name) {
+    if let Some(kernel) = kernels.get(&*key) {
         return Ok(kernel.clone());
     }
     let (major, minor) = device.cuda_stream().context().compute_capability().w()?;
     let mut compiled = COMPILED.lock().expect("nobody panics while compiling");
-    let ptx = match compiled.entry(format!("{} for compute_{major}{minor}", source.name)) {
+    let module = format!("{}{defined}", source.name);
+    let ptx = match compiled.entry(format!("{module} for compute_{major}{minor}")) {
         Entry::Occupied(known) => known.into_mut(),
         Entry::Vacant(place) => {
+            let defines = sizes.iter().map(|(size, value)| format!("--define-macro={size}={value}"));
+            let target = [format!("--gpu-architecture=compute_{major}{minor}"), "--std=c++14".to_owned()];
             let options = CompileOptions {
-                options: vec![format!("--gpu-architecture=compute_{major}{minor}"), "--std=c++14".to_owned()],
+                options: target.into_iter().chain(defines).collect(),
                 name: Some(format!("{}.cu", source.name)),
                 ..CompileOptions::default()
             };
             place.insert(compile_ptx_with_opts(source.text, options).w()?.to_src())
         }
     };
-    let kernel = device.get_or_load_custom_func(name, source.name, ptx)?.into_cuda_function();
-    kernels.insert(name.to_owned(), kernel.clone());
+    let kernel = device.get_or_load_custom_func(name, &module, ptx)?.into_cuda_function();
+    kernels.insert(key.into_owned(), kernel.clone());
     Ok(kernel)
 }
 
