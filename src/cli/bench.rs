@@ -113,8 +113,8 @@ impl BenchArgs {
         }
         let fitting = || device::batch_tokens(&architecture.spec, place.dtype, &place.device, context);
         let batch = (self.batch_tokens.map_or_else(fitting, |tokens| tokens as usize) / context).max(1);
-        talk.say(format!("{name}: {batch} × {context} tokens, {} passes", rounds + 1));
         let mut pass = Pass::new(&decoder, batch, context)?;
+        talk.say(format!("{name}: {batch} × {context} tokens, {} passes", rounds + pass.before()));
         if self.turns {
             return turns(&mut pass);
         }
@@ -229,6 +229,18 @@ impl<'a> Pass<'a> {
         Ok(Self { decoder, ids, folds: vec![vec![0; context]; batch], tally: Tally::new(decoder.spec().ffn, 1) })
     }
 
+    /// Passes before any is timed: a GPU finds its fastest products in the first ones (`model/gpu/product.rs`).
+    fn before(&self) -> usize {
+        if self.decoder.device().is_cpu() { 1 } else { 5 }
+    }
+
+    fn warm_up(&mut self) -> anyhow::Result<()> {
+        for _ in 0..self.before() {
+            self.rate()?;
+        }
+        Ok(())
+    }
+
     /// Tokens per second of one.
     fn rate(&mut self) -> anyhow::Result<f64> {
         self.tally.begin(self.folds.iter().map(Vec::as_slice));
@@ -241,7 +253,7 @@ impl<'a> Pass<'a> {
 
 /// One pass for every line on stdin.
 fn turns(pass: &mut Pass) -> anyhow::Result<Outcome> {
-    pass.rate()?;
+    pass.warm_up()?;
     for line in std::io::stdin().lock().lines() {
         line?;
         println!("{{\"tokens_per_second\": {:.1}}}", pass.rate()?);
@@ -249,11 +261,12 @@ fn turns(pass: &mut Pass) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Rounds after one that warms up.
+/// Rounds after passes that warm up.
 fn rounds_of(pass: &mut Pass, place: &Place, rounds: usize) -> anyhow::Result<Vec<Round>> {
     let product = cost::Product::new(place.dtype, &place.device)?;
+    product.rate()?;
+    pass.warm_up()?;
     let mut round = || anyhow::Ok(Round { product: product.rate()?, tokens: pass.rate()? });
-    round()?;
     (0..rounds).take_while(|_| !STOP.load(Ordering::Relaxed)).map(|_| round()).collect()
 }
 

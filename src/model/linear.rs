@@ -102,7 +102,7 @@ impl Linear {
     #[cfg(feature = "cuda")]
     pub fn onto(&self, x: &Tensor, h: &Tensor) -> Result<bool> {
         match (&self.weight, &self.bias, &self.patch) {
-            (Weight::Plain(weight), None, None) => super::gpu::onto::project(x, h, weight),
+            (Weight::Plain(weight), None, None) => super::gpu::product::project(x, h, weight),
             _ => Ok(false),
         }
     }
@@ -203,7 +203,7 @@ impl Linear {
         // One matrix product over all tokens: candle would otherwise multiply window by window.
         let x = x.reshape((batch * seq, width))?.contiguous()?;
         let y = match &self.weight {
-            Weight::Plain(weight) => x.matmul(&weight.t()?)?,
+            Weight::Plain(weight) => of_plain(&x, weight)?,
             Weight::Wide(weight) => bf16::widened(&x, weight)?,
             Weight::Laid(laid) => {
                 let [out, inner] = laid.shape();
@@ -226,6 +226,15 @@ impl Linear {
             Some(Bias::Trained(bias, cut)) => y.broadcast_add(&cut.of_bias(bias)?.to_dtype(y.dtype())?),
         }
     }
+}
+
+/// `x Wᵀ [tokens, out]` by the device's own product, for `x [tokens, in]` and a weight `[out, in]`.
+fn of_plain(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let Some(y) = super::gpu::product::product(x, weight)? {
+        return Ok(y);
+    }
+    x.matmul(&weight.t()?)
 }
 
 /// The number format that activations have beside a weight: on the CPU everything but the products is computed in f32, which costs

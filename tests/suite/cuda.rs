@@ -2,11 +2,11 @@
 
 use std::path::{Path as FilePath, PathBuf};
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, Var};
 use neuroglot::{
     checkpoint::Checkpoint,
     model::{
-        Activations, Cache, Decoder, Path, Tally, UNSCORED, Unobserved,
+        Activations, Architecture, Cache, Decoder, Path, Tally, UNSCORED, Unobserved,
         device::{DeviceChoice, free_memory},
         family,
     },
@@ -61,7 +61,7 @@ fn count(decoder: &Decoder, ids: &Tensor) -> Tally {
 }
 
 /// Runs a check on every checkpoint and reports all that fail.
-fn walk(check: impl Fn(&FilePath) -> Result<(), String>) {
+fn walk(check: impl Fn(&FilePath) -> std::result::Result<(), String>) {
     let name = |folder: &FilePath| folder.file_name().unwrap().to_string_lossy().into_owned();
     let folders = families::checkpoints();
     let failures: Vec<_> =
@@ -69,7 +69,7 @@ fn walk(check: impl Fn(&FilePath) -> Result<(), String>) {
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));
 }
 
-fn within(what: &str, found: f64, tolerance: f64) -> Result<(), String> {
+fn within(what: &str, found: f64, tolerance: f64) -> std::result::Result<(), String> {
     eprintln!("  {what}: {found:.2e}");
     if found <= tolerance { Ok(()) } else { Err(format!("{what}: {found:.2e}, more than {tolerance:.0e}")) }
 }
@@ -114,18 +114,31 @@ fn every_family_is_on_the_gpu_what_it_is_on_the_cpu() {
     });
 }
 
+/// A family's fixture with other sizes, and weights for it.
+fn resized(
+    family: &str,
+    sizes: &[(&str, usize)],
+) -> (Architecture, impl Fn(&str, DType, &Device) -> Result<Tensor> + use<>) {
+    let folder = FilePath::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/families").join(family);
+    let config = std::fs::read(folder.join("config.json")).unwrap();
+    let mut config: Map<String, Value> = serde_json::from_slice(&config).unwrap();
+    config.extend(sizes.iter().map(|&(name, size)| (name.to_owned(), size.into())));
+    let architecture = family::of_config(folder, &config, &|_| false).unwrap();
+    let needs = architecture.tensors();
+    let weight = move |name: &str, dtype, device: &Device| {
+        let shape = &needs.iter().find(|need| need.name == name).unwrap().shape;
+        let seed = name.bytes().fold(1.0f32, |seed, byte| (seed * 31.0 + f32::from(byte)) % 1013.0);
+        let values = (0..shape.iter().product()).map(|i: usize| 0.4 * (i as f32 * 0.618 + seed).sin()).collect();
+        Tensor::from_vec::<_, f32>(values, shape.as_slice(), device)?.to_dtype(dtype)
+    };
+    (architecture, weight)
+}
+
 /// Heads of sizes that no fixture has, with whatever is done to scores: those of sizes that attention in one pass takes, and others.
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
 fn heads_of_every_size_attend_on_the_gpu_as_on_the_cpu() {
     let gpu = gpu();
-    let resized = |family: &str, sizes: &[(&str, usize)]| {
-        let folder = FilePath::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/families").join(family);
-        let config = std::fs::read(folder.join("config.json")).unwrap();
-        let mut config: Map<String, Value> = serde_json::from_slice(&config).unwrap();
-        config.extend(sizes.iter().map(|&(name, size)| (name.to_owned(), size.into())));
-        family::of_config(folder, &config, &|_| false).unwrap()
-    };
     let mut cases = Vec::new();
     for dim in [24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256, 272] {
         cases.push((format!("mistral, heads of {dim}"), resized("mistral-nemo", &[("head_dim", dim)])));
@@ -139,14 +152,7 @@ fn heads_of_every_size_attend_on_the_gpu_as_on_the_cpu() {
         cases.push((format!("slopes, heads of {dim}"), resized("bloom", &sizes)));
     }
     let mut failures = Vec::new();
-    for (what, architecture) in &cases {
-        let needs = architecture.tensors();
-        let weight = |name: &str, dtype, device: &Device| {
-            let shape = &needs.iter().find(|need| need.name == name).unwrap().shape;
-            let seed = name.bytes().fold(1.0f32, |seed, byte| (seed * 31.0 + f32::from(byte)) % 1013.0);
-            let values = (0..shape.iter().product()).map(|i: usize| 0.4 * (i as f32 * 0.618 + seed).sin()).collect();
-            Tensor::from_vec::<_, f32>(values, shape.as_slice(), device)?.to_dtype(dtype)
-        };
+    for (what, (architecture, weight)) in &cases {
         let run = |dtype, device: &Device, (windows, seq): (usize, usize)| {
             let decoder = Decoder::build(architecture, Path::Inference, |name| weight(name, dtype, device)).unwrap();
             let ids: Vec<u32> = (0..windows * seq).map(|i| (i * 7919 % decoder.spec().vocabulary) as u32).collect();
@@ -164,6 +170,27 @@ fn heads_of_every_size_attend_on_the_gpu_as_on_the_cpu() {
         }
     }
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+}
+
+/// Products that are large enough for another algorithm to be searched, before and after their search.
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn products_that_come_again_and_again_keep_their_bits() {
+    let gpu = gpu();
+    let sizes = [("hidden_size", 2048), ("intermediate_size", 8192)];
+    let (architecture, weight) = resized("mistral-nemo", &sizes);
+    let decoder = Decoder::build(&architecture, Path::Inference, |name| weight(name, DType::BF16, &gpu)).unwrap();
+    let ids: Vec<u32> = (0..8 * 512).map(|i| (i * 7919 % decoder.spec().vocabulary) as u32).collect();
+    let ids = Tensor::from_vec(ids, (8, 512), &gpu).unwrap();
+    let run = || {
+        let hidden = decoder.hidden(&ids, &mut Unobserved).unwrap().to_device(&Device::Cpu).unwrap();
+        hidden.flatten_all().unwrap().to_vec1::<half::bf16>().unwrap()
+    };
+    let first = run();
+    assert!(first.iter().any(|x| x.to_f32() != 0.0) && first.iter().all(|x| x.is_finite()));
+    for pass in 1..140 {
+        assert!(run() == first, "pass {pass}");
+    }
 }
 
 #[test]

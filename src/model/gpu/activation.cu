@@ -3,6 +3,9 @@
 // Compiled where it runs, by NVRTC, behind numbers.cu and nonlinear.cu: no toolkit's version has to fit a driver's. Nothing is included, nothing is shared
 // between threads and no thread waits for another, so that the same text compiles as C++ and is tested on a processor (tests/suite/gpu.rs).
 
+// Tokens that a thread reads at once.
+#define AHEAD 4
+
 // One thread: `N` neurons over the tokens of one run, at most 64 consecutive tokens of one window and one fold.
 // gate, up, out: [tokens, width]. `up` may be null: then `out` is the activation alone; `out` may be `gate` or `up`, or null: then nothing is written.
 // starts: [runs + 1], the first token of each run. active, sum, sum_sq, max: [runs, width], or all null: then nothing is counted.
@@ -23,22 +26,30 @@ static __device__ __forceinline__ void run(
         largest.value[n] = __uint_as_float(0xff800000u);
     }
     u32 end = starts[blockIdx.y + 1];
-#pragma unroll 4
-    for (u32 token = starts[blockIdx.y]; token < end; token += 1) {
-        u64 at = (u64)token * width + neuron;
-        Pack<T, N> gates = *(const Pack<T, N> *)(gate + at), ups = gates;
-        if (up) { ups = *(const Pack<T, N> *)(up + at); }
+    for (u32 first = starts[blockIdx.y]; first < end; first += AHEAD) {
+        // Read first and written then, since what is written between might be what is read next.
+        Pack<T, N> gates[AHEAD], ups[AHEAD];
 #pragma unroll
-        for (u32 n = 0; n < N; n += 1) {
-            float g = widen(gates.value[n]);
-            float a = activation(kind, g);
-            fired.value[n] += g > 0.0f;
-            totals.value[n] += a;
-            squares.value[n] += a * a;
-            largest.value[n] = a > largest.value[n] ? a : largest.value[n];
-            narrow(up ? a * widen(ups.value[n]) : a, &ups.value[n]);
+        for (u32 i = 0; i < AHEAD; i += 1) {
+            u64 at = (u64)(first + i < end ? first + i : first) * width + neuron;
+            gates[i] = *(const Pack<T, N> *)(gate + at);
+            ups[i] = up ? *(const Pack<T, N> *)(up + at) : gates[i];
         }
-        if (out) { *(Pack<T, N> *)(out + at) = ups; }
+#pragma unroll
+        for (u32 i = 0; i < AHEAD; i += 1) {
+            if (first + i >= end) { break; }
+#pragma unroll
+            for (u32 n = 0; n < N; n += 1) {
+                float g = widen(gates[i].value[n]);
+                float a = activation(kind, g);
+                fired.value[n] += g > 0.0f;
+                totals.value[n] += a;
+                squares.value[n] += a * a;
+                largest.value[n] = a > largest.value[n] ? a : largest.value[n];
+                narrow(up ? a * widen(ups[i].value[n]) : a, &ups[i].value[n]);
+            }
+            if (out) { *(Pack<T, N> *)(out + (u64)(first + i) * width + neuron) = ups[i]; }
+        }
     }
     if (active) {
         u64 at = (u64)blockIdx.y * width + neuron;

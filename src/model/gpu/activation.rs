@@ -11,7 +11,7 @@ use candle_core::{
 };
 use half::bf16;
 
-use super::{ACTIVATION, BLOCK, Number, function, pointer};
+use super::{ACTIVATION, Number, function, pointer};
 use crate::model::{activation::Activation, observer::Tally};
 
 /// Sums on a GPU, in the order of the tally's own.
@@ -117,6 +117,9 @@ fn places(tally: &Tally) -> Result<(Vec<u32>, Vec<u32>)> {
 
 /// Values that one thread reads as one word.
 const PACK: usize = 4;
+
+/// Threads of a block that goes over gate and up: 256 are up to 5 % slower.
+const BLOCK: u32 = 128;
 
 /// Threads of a block where there are hardly enough for the whole GPU.
 const FEW: u32 = 64;

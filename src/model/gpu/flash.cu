@@ -2,7 +2,8 @@
 //
 // Compiled where it runs, by NVRTC, behind numbers.cu, heads.cu and tensor_cores.cu, for one size of heads, HEAD.
 
-// Keys of one tile, and threads of one block.
+// Queries of one block, of which each warp has 16; keys of one tile; and threads of one block.
+#define QUERIES 64
 #define KEYS 64
 #define THREADS 128
 #define WORDS 8
@@ -29,16 +30,16 @@ template <u32 HEAD> static __device__ __forceinline__ void copy_tile(u32 to, con
     }
 }
 
-// One block: 64 · M queries of one head of one window; each of its 4 warps has 16 · M of them.
+// One block: the queries of one tile, of one head of one window.
 // query: [windows, seq, heads, HEAD], turned here where there are angles cos, sin [positions, rotated / 2], whose pairs are halves apart;
 // key, value: [windows, seq, heads / group, HEAD], of which the key is turned already; out: [windows, seq, heads, HEAD] without gaps.
 // window: tokens that a query sees, itself among them, 0 for all. cap and slopes [heads] (or null) count where scores are SHAPED.
-template <u32 HEAD, u32 M, bool SHAPED>
+template <u32 HEAD, bool SHAPED>
 static __device__ __forceinline__ void flash(
     const bf16 *query, const bf16 *key, const bf16 *value, bf16 *out, u32 seq, u32 heads, u32 group, Strides of_query, Strides of_key,
     Strides of_value, const bf16 *cos, const bf16 *sin, u32 rotated, u32 window, float scale, float cap, const float *slopes
 ) {
-    constexpr u32 QUERIES = 64 * M, ROW = HEAD + WORDS, ROWS = 16 * M;
+    constexpr u32 ROW = HEAD + WORDS, ROWS = 16, TURNS = QUERIES * HEAD / WORDS / THREADS;
     bf16 *queries = block_memory->value;
     u32 keys = in_shared(queries + QUERIES * ROW), values = in_shared(queries + (QUERIES + KEYS) * ROW);
     // The blocks of the last queries have the most keys, and begin first.
@@ -57,21 +58,30 @@ static __device__ __forceinline__ void flash(
     u32 tile = (end - 1) / KEYS * KEYS;
     copy_tile<HEAD>(keys, key, of_key.token, tile, seq);
 
-    for (u32 i = threadIdx.x; i < QUERIES * HEAD / WORDS; i += THREADS) {
-        u32 row = i / (HEAD / WORDS), at = i % (HEAD / WORDS) * WORDS, token = first + row;
-        Pack<bf16, WORDS> own = {};
-        if (token < seq) {
+    // Four words are read before the first is written.
+#pragma unroll
+    for (u32 next = 0; next < TURNS; next += 4) {
+        Pack<bf16, WORDS> own[4], other[4], c[4], s[4];
+#pragma unroll
+        for (u32 j = 0; j < 4 && next + j < TURNS; j += 1) {
+            u32 i = (next + j) * THREADS + threadIdx.x, at = i % (HEAD / WORDS) * WORDS, token = first + i / (HEAD / WORDS);
+            token = token < seq ? token : first;
             const bf16 *from = query + token * of_query.token;
-            own = *(const Pack<bf16, WORDS> *)(from + at);
-            if (cos && at < rotated) {
-                u32 half = rotated / 2;
-                bool low = at < half;
-                u64 angle = (u64)token * half + (low ? at : at - half);
-                own = turn(own, *(const Pack<bf16, WORDS> *)(from + (low ? at + half : at - half)),
-                           *(const Pack<bf16, WORDS> *)(cos + angle), *(const Pack<bf16, WORDS> *)(sin + angle), low, 1.0f);
-            }
+            own[j] = *(const Pack<bf16, WORDS> *)(from + at);
+            // Without a branch: what is not turned reads itself again.
+            u32 half = rotated / 2;
+            bool turned = cos && at < rotated, low = at < half;
+            u64 angle = (u64)token * half + (low ? at : at - half);
+            other[j] = *(const Pack<bf16, WORDS> *)(from + (!turned ? at : low ? at + half : at - half));
+            c[j] = *(const Pack<bf16, WORDS> *)(turned ? cos + angle : from + at);
+            s[j] = *(const Pack<bf16, WORDS> *)(turned ? sin + angle : from + at);
         }
-        *(Pack<bf16, WORDS> *)(queries + row * ROW + at) = own;
+#pragma unroll
+        for (u32 j = 0; j < 4 && next + j < TURNS; j += 1) {
+            u32 i = (next + j) * THREADS + threadIdx.x, row = i / (HEAD / WORDS), at = i % (HEAD / WORDS) * WORDS;
+            if (cos && at < rotated) { own[j] = turn(own[j], other[j], c[j], s[j], at < rotated / 2, 1.0f); }
+            *(Pack<bf16, WORDS> *)(queries + row * ROW + at) = own[j];
+        }
     }
 
     u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -86,19 +96,16 @@ static __device__ __forceinline__ void flash(
     // Scores are raised to powers of two.
     float factor = SHAPED ? LOG2_E : scale * LOG2_E;
 
-    float mixed[M][HEAD / 8][4], largest[M][2], sums[M][2];
+    float mixed[HEAD / 8][4], largest[2], sums[2];
 #pragma unroll
-    for (u32 m = 0; m < M; m += 1) {
+    for (u32 n = 0; n < HEAD / 8; n += 1) {
 #pragma unroll
-        for (u32 n = 0; n < HEAD / 8; n += 1) {
+        for (u32 i = 0; i < 4; i += 1) { mixed[n][i] = 0.0f; }
+    }
 #pragma unroll
-            for (u32 i = 0; i < 4; i += 1) { mixed[m][n][i] = 0.0f; }
-        }
-#pragma unroll
-        for (u32 i = 0; i < 2; i += 1) {
-            largest[m][i] = __uint_as_float(0xff800000u);
-            sums[m][i] = 0.0f;
-        }
+    for (u32 i = 0; i < 2; i += 1) {
+        largest[i] = __uint_as_float(0xff800000u);
+        sums[i] = 0.0f;
     }
 
     while (true) {
@@ -108,30 +115,23 @@ static __device__ __forceinline__ void flash(
         copy_tile<HEAD>(values, value, of_value.token, tile, seq);
         // Some query of the warp sees some key of the tile.
         bool sees = tile < start + ROWS && (!window || tile + KEYS - 1 + window > start);
-        float scores[M][KEYS / 8][4];
+        float scores[KEYS / 8][4];
         if (sees) {
 #pragma unroll
-            for (u32 m = 0; m < M; m += 1) {
+            for (u32 n = 0; n < KEYS / 8; n += 1) {
 #pragma unroll
-                for (u32 n = 0; n < KEYS / 8; n += 1) {
-#pragma unroll
-                    for (u32 i = 0; i < 4; i += 1) { scores[m][n][i] = 0.0f; }
-                }
+                for (u32 i = 0; i < 4; i += 1) { scores[n][i] = 0.0f; }
             }
 #pragma unroll
             for (u32 k = 0; k < HEAD; k += 16) {
-                u32 a[M][4];
-#pragma unroll
-                for (u32 m = 0; m < M; m += 1) { matrices(a[m], query_matrix + (m * 16 * ROW + k) * sizeof(bf16)); }
+                u32 a[4];
+                matrices(a, query_matrix + k * sizeof(bf16));
 #pragma unroll
                 for (u32 n = 0; n < KEYS / 8; n += 2) {
                     u32 b[4];
                     matrices(b, key_matrix + (n * 8 * ROW + k) * sizeof(bf16));
-#pragma unroll
-                    for (u32 m = 0; m < M; m += 1) {
-                        multiply_add(scores[m][n], a[m], b[0], b[1]);
-                        multiply_add(scores[m][n + 1], a[m], b[2], b[3]);
-                    }
+                    multiply_add(scores[n], a, b[0], b[1]);
+                    multiply_add(scores[n + 1], a, b[2], b[3]);
                 }
             }
         }
@@ -144,64 +144,55 @@ static __device__ __forceinline__ void flash(
             // Whether every query of the warp sees every key of the tile.
             bool whole = tile + KEYS - 1 <= start && (!window || tile + window >= start + ROWS);
 #pragma unroll
-            for (u32 m = 0; m < M; m += 1) {
+            for (u32 half = 0; half < 2; half += 1) {
+                u32 position = start + half * 8 + own_row;
+                float most_here = largest[half];
 #pragma unroll
-                for (u32 half = 0; half < 2; half += 1) {
-                    u32 position = start + m * 16 + half * 8 + own_row;
-                    float most_here = largest[m][half];
+                for (u32 n = 0; n < KEYS / 8; n += 1) {
 #pragma unroll
-                    for (u32 n = 0; n < KEYS / 8; n += 1) {
-#pragma unroll
-                        for (u32 i = 0; i < 2; i += 1) {
-                            float &score = scores[m][n][half * 2 + i];
-                            u32 at = tile + n * 8 + own_column + i;
-                            if (SHAPED) { score = shaped(score, scale, cap, slope, position - at); }
-                            if (!whole && (at > position || (window && at + window <= position))) { score = __uint_as_float(0xff800000u); }
-                            most_here = score > most_here ? score : most_here;
-                        }
+                    for (u32 i = 0; i < 2; i += 1) {
+                        float &score = scores[n][half * 2 + i];
+                        u32 at = tile + n * 8 + own_column + i;
+                        if (SHAPED) { score = shaped(score, scale, cap, slope, position - at); }
+                        if (!whole && (at > position || (window && at + window <= position))) { score = __uint_as_float(0xff800000u); }
+                        most_here = score > most_here ? score : most_here;
                     }
-                    most_here = fmaxf(most_here, __shfl_xor_sync(0xffffffffu, most_here, 1));
-                    most_here = fmaxf(most_here, __shfl_xor_sync(0xffffffffu, most_here, 2));
-                    float base = most_here * factor, again = power_of_two(largest[m][half] * factor - base);
-                    largest[m][half] = most_here;
-                    float sum = sums[m][half] * again;
+                }
+                most_here = fmaxf(most_here, __shfl_xor_sync(0xffffffffu, most_here, 1));
+                most_here = fmaxf(most_here, __shfl_xor_sync(0xffffffffu, most_here, 2));
+                float base = most_here * factor, again = power_of_two(largest[half] * factor - base);
+                largest[half] = most_here;
+                float sum = sums[half] * again;
 #pragma unroll
-                    for (u32 n = 0; n < KEYS / 8; n += 1) {
+                for (u32 n = 0; n < KEYS / 8; n += 1) {
 #pragma unroll
-                        for (u32 i = 0; i < 2; i += 1) {
-                            float &score = scores[m][n][half * 2 + i];
-                            score = power_of_two(score * factor - base);
-                            sum += score;
-                        }
+                    for (u32 i = 0; i < 2; i += 1) {
+                        float &score = scores[n][half * 2 + i];
+                        score = power_of_two(score * factor - base);
+                        sum += score;
                     }
-                    sums[m][half] = sum;
+                }
+                sums[half] = sum;
 #pragma unroll
-                    for (u32 n = 0; n < HEAD / 8; n += 1) {
-                        mixed[m][n][half * 2] *= again;
-                        mixed[m][n][half * 2 + 1] *= again;
-                    }
+                for (u32 n = 0; n < HEAD / 8; n += 1) {
+                    mixed[n][half * 2] *= again;
+                    mixed[n][half * 2 + 1] *= again;
                 }
             }
 #pragma unroll
             for (u32 k = 0; k < KEYS; k += 16) {
-                u32 a[M][4];
+                u32 a[4];
 #pragma unroll
-                for (u32 m = 0; m < M; m += 1) {
-#pragma unroll
-                    for (u32 i = 0; i < 4; i += 1) {
-                        const float *pair = &scores[m][k / 8 + i / 2][i % 2 * 2];
-                        a[m][i] = both(pair[0], pair[1]);
-                    }
+                for (u32 i = 0; i < 4; i += 1) {
+                    const float *pair = &scores[k / 8 + i / 2][i % 2 * 2];
+                    a[i] = both(pair[0], pair[1]);
                 }
 #pragma unroll
                 for (u32 n = 0; n < HEAD / 8; n += 2) {
                     u32 b[4];
                     transposes(b, value_matrix + (k * ROW + n * 8) * sizeof(bf16));
-#pragma unroll
-                    for (u32 m = 0; m < M; m += 1) {
-                        multiply_add(mixed[m][n], a[m], b[0], b[1]);
-                        multiply_add(mixed[m][n + 1], a[m], b[2], b[3]);
-                    }
+                    multiply_add(mixed[n], a, b[0], b[1]);
+                    multiply_add(mixed[n + 1], a, b[2], b[3]);
                 }
             }
         }
@@ -211,19 +202,14 @@ static __device__ __forceinline__ void flash(
 
     // Through the place of the warp's own queries, so that whole words are written.
 #pragma unroll
-    for (u32 m = 0; m < M; m += 1) {
+    for (u32 half = 0; half < 2; half += 1) {
+        float sum = sums[half];
+        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+        float inverse = 1.0f / sum;
+        bf16 *row = own_queries + (half * 8 + own_row) * ROW + own_column;
 #pragma unroll
-        for (u32 half = 0; half < 2; half += 1) {
-            float sum = sums[m][half];
-            sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-            sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-            float inverse = 1.0f / sum;
-            bf16 *row = own_queries + (m * 16 + half * 8 + own_row) * ROW + own_column;
-#pragma unroll
-            for (u32 n = 0; n < HEAD / 8; n += 1) {
-                *(u32 *)(row + n * 8) = both(mixed[m][n][half * 2] * inverse, mixed[m][n][half * 2 + 1] * inverse);
-            }
-        }
+        for (u32 n = 0; n < HEAD / 8; n += 1) { *(u32 *)(row + n * 8) = both(mixed[n][half * 2] * inverse, mixed[n][half * 2 + 1] * inverse); }
     }
     __syncwarp();
     for (u32 i = lane; i < ROWS * HEAD / WORDS; i += 32) {
@@ -235,14 +221,16 @@ static __device__ __forceinline__ void flash(
 }
 
 #ifdef HEAD_DIM
+// Blocks that share a multiprocessor, whose registers they divide.
+#define BLOCKS (HEAD_DIM <= 64 ? 4 : HEAD_DIM <= 128 ? 3 : 2)
 #define FLASH(NAME, SHAPED)                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(THREADS) NAME(                                                              \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) NAME(                                                      \
         const bf16 *query, const bf16 *key, const bf16 *value, bf16 *out, u32 seq, u32 heads, u32 group,                     \
         u64 query_window, u64 query_token, u64 query_head, u64 key_window, u64 key_token, u64 key_head,                      \
         u64 value_window, u64 value_token, u64 value_head,                                                                   \
         const bf16 *cos, const bf16 *sin, u32 rotated, u32 window, float scale, float cap, const float *slopes               \
     ) {                                                                                                                      \
-        flash<HEAD_DIM, QUERY_TILES, SHAPED>(                                                                                \
+        flash<HEAD_DIM, SHAPED>(                                                                                             \
             query, key, value, out, seq, heads, group, {query_window, query_token, query_head},                              \
             {key_window, key_token, key_head}, {value_window, value_token, value_head}, cos, sin, rotated, window, scale,    \
             cap, slopes);                                                                                                    \

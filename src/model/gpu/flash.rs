@@ -19,33 +19,17 @@ use crate::model::{attention::Scores, rope::Rotary};
 
 /// Values of one word.
 const WORDS: usize = WORD / size_of::<bf16>();
-/// Keys of one tile, as in flash.cu.
+/// Queries of one block, and keys of one tile, as in flash.cu.
+const QUERIES: usize = 64;
 const KEYS: usize = 64;
 /// Threads of one block, as in flash.cu.
 const THREADS: u32 = 128;
 /// Bytes of a block's memory that every kernel may use without asking.
 const UNASKED: usize = 48 << 10;
 
-/// For heads of one size: as many queries per block as leave what is summed up in registers.
-struct Tiles {
-    dim: usize,
-    /// Times 64 queries.
-    queries: usize,
-}
-
-impl Tiles {
-    fn of(dim: usize) -> Self {
-        Self { dim, queries: if dim <= 128 { 2 } else { 1 } }
-    }
-
-    fn queries(&self) -> usize {
-        64 * self.queries
-    }
-
-    /// Bytes of a block's memory: queries, keys and values, in rows that end in an empty word.
-    fn memory(&self) -> usize {
-        (self.queries() + 2 * KEYS) * (self.dim + WORDS) * size_of::<bf16>()
-    }
+/// Bytes of a block's memory: queries, keys and values, in rows that end in an empty word.
+fn memory(dim: usize) -> usize {
+    (QUERIES + 2 * KEYS) * (dim + WORDS) * size_of::<bf16>()
 }
 
 /// Whether the kernel turns queries by these angles itself.
@@ -74,8 +58,8 @@ pub fn fits(tensors: [&Tensor; 3]) -> Result<bool> {
     }
     let context = tensors[0].device().as_cuda_device()?.cuda_stream().context().clone();
     let most = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
-    let memory = usize::try_from(context.attribute(most).w()?).unwrap_or_default();
-    Ok(context.compute_capability().w()?.0 >= 8 && Tiles::of(dim).memory() <= memory)
+    let most = usize::try_from(context.attribute(most).w()?).unwrap_or_default();
+    Ok(context.compute_capability().w()?.0 >= 8 && memory(dim) <= most)
 }
 
 /// Where a tensor's first value lies.
@@ -136,7 +120,6 @@ impl CustomOp3 for Flash<'_> {
             candle_core::bail!("queries {shape:?}, keys {:?}, values {:?}", key_layout.shape(), value_layout.shape());
         }
         check_angles(self.rotary, seq, dim)?;
-        let tiles = Tiles::of(dim);
         let device: &CudaDevice = &query.device;
         // SAFETY: the kernel writes every value.
         let out = unsafe { device.alloc::<bf16>(shape.elem_count())? };
@@ -144,10 +127,9 @@ impl CustomOp3 for Flash<'_> {
 
         let shaped = self.scores.softcap.is_some() || self.slopes.is_some();
         let name = if shaped { "flash_shaped" } else { "flash_plain" };
-        let sizes = [("HEAD_DIM", dim), ("QUERY_TILES", tiles.queries)];
-        let (kernel, stream) = (function_for(device, &FLASH, &sizes, name)?, device.cuda_stream());
-        let shared_mem_bytes = number(tiles.memory())?;
-        if tiles.memory() > UNASKED {
+        let (kernel, stream) = (function_for(device, &FLASH, &[("HEAD_DIM", dim)], name)?, device.cuda_stream());
+        let shared_mem_bytes = number(memory(dim))?;
+        if memory(dim) > UNASKED {
             let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             kernel.set_attribute(most, shared_mem_bytes.cast_signed()).w()?;
         }
@@ -166,7 +148,7 @@ impl CustomOp3 for Flash<'_> {
         let window = self.scores.window.map_or(Ok(0), number)?;
         let (scale, cap) = (self.scores.scale as f32, self.scores.softcap.map_or(0.0, |cap| cap as f32));
         let slopes = self.slopes.map_or(Ok(0), place_of)?;
-        let blocks = number(windows * heads * seq.div_ceil(tiles.queries()))?;
+        let blocks = number(windows * heads * seq.div_ceil(QUERIES))?;
         let config = LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes };
         let mut launch = stream.launch_builder(&kernel);
         for place in &places {

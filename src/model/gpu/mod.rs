@@ -6,7 +6,7 @@ pub mod attention;
 pub mod driver;
 mod flash;
 pub mod norm;
-pub mod onto;
+pub mod product;
 pub mod training;
 
 use std::{
@@ -36,6 +36,7 @@ trait Number: CudaDType + DeviceRepr + WithDType {}
 impl Number for f32 {}
 impl Number for half::bf16 {}
 impl Number for u32 {}
+impl Number for u8 {}
 
 /// Kernels that are compiled together.
 struct Source {
@@ -53,6 +54,7 @@ static ACTIVATION: Source = source!("activation": "nonlinear.cu", "activation.cu
 static ATTENTION: Source = source!("attention": "heads.cu", "attention.cu");
 static FLASH: Source = source!("flash": "heads.cu", "tensor_cores.cu", "flash.cu");
 static NORM: Source = source!("norm": "norm.cu");
+static PRODUCT: Source = source!("product": "product.cu");
 static TRAINING: Source = source!("training": "nonlinear.cu", "training.cu");
 
 /// Threads of one block.

@@ -55,6 +55,41 @@ static __device__ __forceinline__ void norm(
     }
 }
 
+// The same without bias for rows that are not centred and have at most 32 · N · K values, which stay in registers.
+template <typename T, u32 N, u32 K>
+static __device__ __forceinline__ void norm_held(const T *x, const T *weight, T *out, u64 rows, u32 width, float eps) {
+    u64 number = this_warp();
+    u32 lane = threadIdx.x % 32;
+    if (number >= rows) { return; }
+    const T *row = x + number * width;
+    Pack<T, N> held[K];
+#pragma unroll
+    for (u32 k = 0; k < K; k += 1) {
+        u32 i = (k * 32 + lane) * N;
+        if (i < width) { held[k] = *(const Pack<T, N> *)(row + i); }
+    }
+    float squares = 0.0f;
+#pragma unroll
+    for (u32 k = 0; k < K; k += 1) {
+#pragma unroll
+        for (u32 n = 0; n < N; n += 1) {
+            float value = (k * 32 + lane) * N < width ? widen(held[k].value[n]) : 0.0f;
+            squares += value * value;
+        }
+    }
+    float inverse = rsqrtf(total(squares) / (float)width + eps);
+#pragma unroll
+    for (u32 k = 0; k < K; k += 1) {
+        u32 i = (k * 32 + lane) * N;
+        if (i < width) {
+            Pack<T, N> by = *(const Pack<T, N> *)(weight + i);
+#pragma unroll
+            for (u32 n = 0; n < N; n += 1) { narrow(widen(held[k].value[n]) * inverse * widen(by.value[n]), &by.value[n]); }
+            *(Pack<T, N> *)(out + number * width + i) = by;
+        }
+    }
+}
+
 // One warp: one row of the gradient of x. With x̂ = (x − mean) / root and h = g · weight: (h − mean(h x̂) x̂ − [centred] mean(h)) / root.
 template <typename T, u32 N>
 static __device__ __forceinline__ void norm_back(
@@ -104,3 +139,13 @@ NORM(norm_back, norm_back_f32, float, 1)
 NORM(norm_back, norm_back_f32_wide, float, 4)
 NORM(norm_back, norm_back_bf16, bf16, 1)
 NORM(norm_back, norm_back_bf16_wide, bf16, 8)
+
+#define NORM_HELD(NAME, K)                                                                                                   \
+    extern "C" __global__ void NAME(                                                                                         \
+        const bf16 *x, const bf16 *weight, const bf16 *, bf16 *out, u64 rows, u32 width, float eps, u32                      \
+    ) {                                                                                                                      \
+        norm_held<bf16, 8, K>(x, weight, out, rows, width, eps);                                                             \
+    }
+NORM_HELD(norm_bf16_2048, 8)
+NORM_HELD(norm_bf16_4096, 16)
+NORM_HELD(norm_bf16_6144, 24)

@@ -64,10 +64,18 @@ impl CustomOp1 for Normal {
         let whole = Layout::contiguous(layout.shape());
         let [from, weight, to] = [place(x, layout)?, place_of(&self.weight)?, place(&out, &whole)?];
         let (name, rows, threads) = self.kernel("norm", (layout, x.dtype()), &[from, weight, bias, to])?;
+        let plain = name == "norm_bf16_wide" && !self.centred && self.bias.is_none();
+        // Rows that stay in registers are read once.
+        let name = match self.weight.elem_count() {
+            0..=2048 if plain => "norm_bf16_2048",
+            2049..=4096 if plain => "norm_bf16_4096",
+            4097..=6144 if plain => "norm_bf16_6144",
+            _ => name.as_str(),
+        };
         let arguments = [Place(from), Place(weight), Place(bias), Place(to), Long(rows)];
         let rest = [Number(number(self.weight.elem_count())?), Real(self.eps), Number(self.centred.into())];
         // SAFETY: the arguments are those of the kernel in norm.cu, and all tensors as large as it reads and writes.
-        unsafe { start(&x.device, &NORM, &name, threads, &[&arguments[..], &rest].concat())? };
+        unsafe { start(&x.device, &NORM, name, threads, &[&arguments[..], &rest].concat())? };
         Ok((out, layout.shape().clone()))
     }
 
