@@ -222,7 +222,7 @@ static __device__ __forceinline__ void flash(
 
 #ifdef HEAD_DIM
 // Blocks that share a multiprocessor, whose registers they divide.
-#define BLOCKS (HEAD_DIM <= 64 ? 4 : HEAD_DIM <= 128 ? 3 : 2)
+#define BLOCKS (HEAD_DIM <= 128 ? 3 : 2)
 #define FLASH(NAME, SHAPED)                                                                                                  \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) NAME(                                                      \
         const bf16 *query, const bf16 *key, const bf16 *value, bf16 *out, u32 seq, u32 heads, u32 group,                     \
