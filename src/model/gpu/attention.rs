@@ -1,4 +1,5 @@
-//! Attention around cuBLAS's products: heads moved and turned, weights made in place, in one pass each. The kernels are in attention.cu.
+//! Attention, in one pass where flash.rs knows how, or around cuBLAS's products: heads moved and turned, weights made in place, in one pass
+//! each. The kernels are in attention.cu.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,8 +24,8 @@ const QUERIES: usize = 128;
 const SCORES: usize = 1 << 28;
 
 /// Causal attention of whole windows: query `[batch, seq, heads, dim]`, key and value `[batch, seq, kv_heads, dim]`, of which query and
-/// key are not turned yet, to `[batch, seq, heads, dim]`. Block of queries by block of queries; heads that share a key are multiplied
-/// with it together, without a copy of it for each.
+/// key are not turned yet, to `[batch, seq, heads, dim]`. Where it is not one pass, block of queries by block of queries; heads that share a
+/// key are multiplied with it together, without a copy of it for each.
 ///
 /// # Errors
 /// When the GPU has no room or fails.
