@@ -78,7 +78,7 @@ template <typename F> static void launch_blocks(u32 blocks, u32 threads, F kerne
 }
 
 // Warps, one after the other.
-template <typename F> static void launch_warps(u32 warps, F kernel) { launch_blocks(warps, 32, kernel); }
+template <typename F> static void launch_warps(u32 number, F kernel) { launch_blocks(number, 32, kernel); }
 
 // Storage that begins at a word's start, as a GPU's does.
 template <typename T> struct Storage {

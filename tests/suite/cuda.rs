@@ -1,6 +1,9 @@
 //! An NVIDIA GPU against the CPU. Only where there is one: `cargo test --release --features cuda --test suite -- --ignored cuda::`.
 
-use std::path::{Path as FilePath, PathBuf};
+use std::{
+    path::{Path as FilePath, PathBuf},
+    sync::Arc,
+};
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use neuroglot::{
@@ -188,9 +191,16 @@ fn products_that_come_again_and_again_keep_their_bits() {
     };
     let first = run();
     assert!(first.iter().any(|x| x.to_f32() != 0.0) && first.iter().all(|x| x.is_finite()));
-    for pass in 1..140 {
-        assert!(run() == first, "pass {pass}");
-    }
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let told = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false);
+    tracing::subscriber::with_default(told.with_writer(Arc::new(log.reopen().unwrap())).finish(), || {
+        for pass in 1..140 {
+            assert!(run() == first, "pass {pass}");
+        }
+    });
+    // Gate and up projections are of one size, down projections of another.
+    let log = std::fs::read_to_string(log.path()).unwrap();
+    assert_eq!(log.matches("products were compared").count(), 2, "{log}");
 }
 
 #[test]

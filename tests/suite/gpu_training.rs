@@ -37,11 +37,13 @@ fn norms_and_their_gradients() {
         let (x, gradient) = (wave(rows * width, 0.41, 3.0), wave(rows * width, 0.77, 1.0));
         let weight: Vec<f32> = (0..width).map(|i| 1.0 + (i as f32 * 0.3).cos()).collect();
         let bias = wave(width, 0.9, 0.5);
-        for ([narrow, wide], centred) in FORMATS.into_iter().flat_map(|format| [(format, false), (format, true)]) {
+        let usual = FORMATS.into_iter().flat_map(|format| [(format, false, false), (format, true, false)]);
+        for ([narrow, wide], centred, held) in usual.chain([([true, true], false, true)]) {
             if wide && width % 8 != 0 {
                 continue;
             }
-            let mut input = words(&[u32::from(narrow), u32::from(wide), size(rows), size(width), u32::from(centred)]);
+            let by = u32::from(wide) + u32::from(held);
+            let mut input = words(&[u32::from(narrow), by, size(rows), size(width), u32::from(centred)]);
             input.extend(stored(&[1e-5], false));
             input.extend(stored(&[&x[..], &weight, &bias, &gradient].concat(), narrow));
             let found = loaded(&answer(&program, input), narrow);
@@ -66,7 +68,7 @@ fn norms_and_their_gradients() {
                     slope(along, x[i])
                 }));
             }
-            let what = format!("{rows} x {width}, bf16 {narrow}, wide {wide}, centred {centred}");
+            let what = format!("{rows} x {width}, bf16 {narrow}, wide {wide}, centred {centred}, held {held}");
             near(&what, &found[..rows * width], &out, narrow);
             near(&format!("{what}, back"), &found[rows * width..], &back, narrow);
         }

@@ -5,15 +5,16 @@ use candle_core::{
     backend::BackendStorage,
     cuda_backend::{
         WrapErr,
-        cudarc::driver::{LaunchConfig, PushKernelArg, sys},
+        cudarc::driver::{LaunchConfig, sys},
     },
 };
 use half::bf16;
 
 use super::{
+    Argument::{Long, Number, Place, Real},
     FLASH, WORD,
     attention::{check_angles, strides},
-    function_for, number, only_on_gpus, place_of, pointer,
+    function_for, launch, number, only_on_gpus, place_of, pointer,
 };
 use crate::model::{attention::Scores, rope::Rotary};
 
@@ -127,40 +128,38 @@ impl CustomOp3 for Flash<'_> {
 
         let shaped = self.scores.softcap.is_some() || self.slopes.is_some();
         let name = if shaped { "flash_shaped" } else { "flash_plain" };
-        let (kernel, stream) = (function_for(device, &FLASH, &[("HEAD_DIM", dim)], name)?, device.cuda_stream());
+        let kernel = function_for(device, &FLASH, &[("HEAD_DIM", dim)], name)?;
         let shared_mem_bytes = number(memory(dim))?;
         if memory(dim) > UNASKED {
             let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             kernel.set_attribute(most, shared_mem_bytes.cast_signed()).w()?;
         }
-        let places = [(query, query_layout), (key, key_layout), (value, value_layout)];
-        let places = places.map(|(storage, layout)| pointer::<bf16>(storage, layout.start_offset()));
-        let gaps = [query_layout, key_layout, value_layout].map(|layout| strides(layout, [0, 1, 2]));
-        let (places, gaps) = (places.into_iter().collect::<Result<Vec<_>>>()?, gaps.into_iter());
-        let gaps: Vec<u64> = gaps.collect::<Result<Vec<_>>>()?.concat().into_iter().map(|gap| gap as u64).collect();
-        let to = pointer::<bf16>(&out, 0)?;
-        let (tokens, group, count) = (number(seq)?, number(heads / kv_heads)?, number(heads)?);
+        let (mut places, mut gaps) = (Vec::new(), Vec::new());
+        for (storage, layout) in [(query, query_layout), (key, key_layout), (value, value_layout)] {
+            places.push(Place(pointer::<bf16>(storage, layout.start_offset())?));
+            gaps.extend(strides(layout, [0, 1, 2])?.map(|gap| Long(gap as u64)));
+        }
+        let sizes = [seq, heads, heads / kv_heads].map(number).into_iter().collect::<Result<Vec<_>>>()?;
         let (cos, sin) = match self.rotary {
             Some(rotary) => (place_of(&rotary.cos)?, place_of(&rotary.sin)?),
             None => (0, 0),
         };
-        let rotated = number(self.rotary.map_or(0, |rotary| rotary.dim))?;
-        let window = self.scores.window.map_or(Ok(0), number)?;
-        let (scale, cap) = (self.scores.scale as f32, self.scores.softcap.map_or(0.0, |cap| cap as f32));
-        let slopes = self.slopes.map_or(Ok(0), place_of)?;
+        let cap = self.scores.softcap.unwrap_or_default();
+        places.push(Place(pointer::<bf16>(&out, 0)?));
+        places.extend(sizes.into_iter().map(Number));
+        let rest = [
+            Place(cos),
+            Place(sin),
+            Number(number(self.rotary.map_or(0, |rotary| rotary.dim))?),
+            Number(number(self.scores.window.unwrap_or_default())?),
+            Real(self.scores.scale as f32),
+            Real(cap as f32),
+            Place(self.slopes.map_or(Ok(0), place_of)?),
+        ];
         let blocks = number(windows * heads * seq.div_ceil(QUERIES))?;
         let config = LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes };
-        let mut launch = stream.launch_builder(&kernel);
-        for place in &places {
-            launch.arg(place);
-        }
-        launch.arg(&to).arg(&tokens).arg(&count).arg(&group);
-        for gap in &gaps {
-            launch.arg(gap);
-        }
-        launch.arg(&cos).arg(&sin).arg(&rotated).arg(&window).arg(&scale).arg(&cap).arg(&slopes);
         // SAFETY: the arguments are those of the kernel in flash.cu, and sizes and strides those of the tensors.
-        unsafe { launch.launch(config) }.w()?;
+        unsafe { launch(device, &kernel, config, &[&places[..], &gaps, &rest].concat())? };
         Ok((out, shape))
     }
 }

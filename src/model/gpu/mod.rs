@@ -36,7 +36,6 @@ trait Number: CudaDType + DeviceRepr + WithDType {}
 impl Number for f32 {}
 impl Number for half::bf16 {}
 impl Number for u32 {}
-impl Number for u8 {}
 
 /// Kernels that are compiled together.
 struct Source {
@@ -187,8 +186,23 @@ unsafe fn start(
     threads: usize,
     arguments: &[Argument],
 ) -> Result<()> {
-    let (kernel, stream) = (function(device, source, name)?, device.cuda_stream());
-    let mut launch = stream.launch_builder(&kernel);
+    // SAFETY: as the caller promises.
+    unsafe { launch(device, &function(device, source, name)?, grid(threads)?, arguments) }
+}
+
+/// Queues a kernel in blocks of the caller's choice.
+///
+/// # Safety
+/// As [`start`].
+#[allow(unsafe_code)]
+unsafe fn launch(
+    device: &CudaDevice,
+    kernel: &CudaFunction,
+    blocks: LaunchConfig,
+    arguments: &[Argument],
+) -> Result<()> {
+    let stream = device.cuda_stream();
+    let mut launch = stream.launch_builder(kernel);
     for argument in arguments {
         match argument {
             Argument::Place(value) | Argument::Long(value) => launch.arg(value),
@@ -197,7 +211,7 @@ unsafe fn start(
         };
     }
     // SAFETY: as the caller promises.
-    unsafe { launch.launch(grid(threads)?) }.w()?;
+    unsafe { launch.launch(blocks) }.w()?;
     Ok(())
 }
 

@@ -7,6 +7,7 @@
 use std::{
     collections::HashMap,
     ffi::c_void,
+    mem::MaybeUninit,
     sync::{LazyLock, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -15,7 +16,7 @@ use candle_core::{
     CpuStorage, CudaDevice, CudaStorage, CustomOp2, DType, InplaceOp3, Layout, Result, Shape, Tensor,
     backend::{BackendDevice, BackendStorage},
     cuda_backend::{
-        DeviceId, WrapErr,
+        CudaDType, DeviceId, WrapErr,
         cudarc::{
             cublas::{CudaBlas, Gemm, GemmConfig, result::gemm_ex, sys as blas},
             cublaslt::{
@@ -26,7 +27,7 @@ use candle_core::{
                 },
                 sys,
             },
-            driver::CudaSlice,
+            driver::{CudaSlice, DevicePtr},
         },
     },
 };
@@ -34,7 +35,7 @@ use half::bf16;
 
 use super::{
     Argument::{Long, Place},
-    Number, PRODUCT, fits, number, only_on_gpus, place, pointer, start,
+    Number, PRODUCT, WORD, fits, number, only_on_gpus, place, pointer, start,
 };
 use crate::model::device::is_out_of_memory;
 
@@ -92,10 +93,6 @@ impl Sizes {
     fn is_large(&self, dtype: DType) -> bool {
         let operations = 2.0 * self.out as f64 * self.inner as f64 * self.tokens as f64;
         dtype == DType::BF16 && operations >= LARGE && self.out.is_multiple_of(8)
-    }
-
-    fn bytes(&self) -> usize {
-        self.out * self.tokens * size_of::<bf16>()
     }
 }
 
@@ -196,7 +193,9 @@ impl Library {
     fn multiply(&mut self, device: &CudaDevice, sizes: Sizes, operands: Operands) -> Result<()> {
         let known = self.known.entry(sizes).or_insert(Known::Uses(0));
         match known {
-            Known::Better(plan) => run(self.handle, &self.workspace, device, plan, operands),
+            Known::Better(plan) => {
+                run(self.handle, &self.workspace, device, (&plan.described, &plan.algorithm), operands)
+            }
             Known::Own => own(device, sizes, operands),
             Known::Uses(uses) => {
                 *uses += 1;
@@ -220,31 +219,35 @@ impl Library {
     fn search(&self, device: &CudaDevice, sizes: Sizes, operands: Operands) -> Result<Option<Plan>> {
         let room = || {
             // SAFETY: products fill it before it is compared.
-            let slice = unsafe { device.alloc::<u8>(sizes.bytes())? };
+            let slice = unsafe { device.alloc::<bf16>(sizes.out * sizes.tokens)? };
             Ok::<_, candle_core::Error>(CudaStorage::wrap_cuda_slice(slice, device.clone()))
         };
-        let place = |storage: &CudaStorage| pointer::<u8>(storage, 0);
+        let place = |storage: &CudaStorage| pointer::<bf16>(storage, 0);
         // A product that nothing was added to is what cuBLAS's own choice gave, and needs no other room.
         let own_room = if operands.kept == 0.0 { None } else { Some(room()?) };
         let own_operands = Operands { to: own_room.as_ref().map_or(Ok(operands.to), place)?, kept: 0.0, ..operands };
-        let out = room()?;
+        let mut out = room()?;
         let tried = Operands { to: place(&out)?, kept: 0.0, ..operands };
         own(device, sizes, own_operands)?;
-        let (mut proposed, mut candidates) = (0, Vec::new());
-        for algorithm in self.proposed(&Described::new(sizes)?)? {
-            let plan = Plan { described: Described::new(sizes)?, algorithm };
-            proposed += 1;
-            let works = run(self.handle, &self.workspace, device, &plan, tried).is_ok();
-            if works && !differ(device, own_operands.to, tried.to, sizes.bytes())? {
-                candidates.push((Duration::ZERO, plan));
+        let described = Described::new(sizes)?;
+        let by = |algorithm: &sys::cublasLtMatmulAlgo_t| {
+            run(self.handle, &self.workspace, device, (&described, algorithm), tried)
+        };
+        let (all, mut candidates) = (self.proposed(&described)?, Vec::new());
+        let proposed = all.len();
+        for algorithm in all {
+            // What the one before left there is no product of this one.
+            device.cuda_stream().memset_zeros(bf16::as_cuda_slice_mut(&mut out)?).w()?;
+            if by(&algorithm).is_ok() && !differ(device, own_operands.to, tried.to, sizes)? {
+                candidates.push((Duration::ZERO, algorithm));
             }
         }
         // By turns, for a GPU slows down as it gets hot.
         let mut own_time = Duration::ZERO;
         for _ in 0..RUNS {
             own_time += time(device, || own(device, sizes, own_operands))?;
-            for (taken, plan) in &mut candidates {
-                *taken += time(device, || run(self.handle, &self.workspace, device, plan, tried))?;
+            for (taken, algorithm) in &mut candidates {
+                *taken += time(device, || by(algorithm))?;
             }
         }
         let same = candidates.len();
@@ -252,15 +255,14 @@ impl Library {
         let gain = best.as_ref().map_or(0.0, |(taken, _)| own_time.as_secs_f64() / taken.as_secs_f64());
         let Sizes { out, inner, tokens } = sizes;
         tracing::debug!(out, inner, tokens, proposed, same, gain, "products were compared");
-        Ok(best.filter(|_| gain > LEAST).map(|(_, plan)| plan))
+        Ok(best.filter(|_| gain > LEAST).map(|(_, algorithm)| Plan { described, algorithm }))
     }
 
     /// Algorithms that may be the fastest for a product.
     #[allow(unsafe_code)]
     fn proposed(&self, described: &Described) -> Result<Vec<sys::cublasLtMatmulAlgo_t>> {
         let preference = create_matmul_pref().map_err(failed)?;
-        let mut results =
-            [const { std::mem::MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::uninit() }; CANDIDATES];
+        let mut results = [const { MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::uninit() }; CANDIDATES];
         let mut found = 0;
         // SAFETY: the attribute is a size; there is room for as many results as are asked for, and so many of them are read as were written.
         unsafe {
@@ -297,13 +299,12 @@ fn run(
     handle: sys::cublasLtHandle_t,
     workspace: &CudaSlice<u8>,
     device: &CudaDevice,
-    plan: &Plan,
+    (described, algorithm): (&Described, &sys::cublasLtMatmulAlgo_t),
     operands: Operands,
 ) -> Result<()> {
-    use candle_core::cuda_backend::cudarc::driver::DevicePtr;
     let stream = device.cuda_stream();
     let (workspace, _guard) = workspace.device_ptr(&stream);
-    let (one, Described { operation, weight, h, to }) = (1.0f32, &plan.described);
+    let (one, Described { operation, weight, h, to }) = (1.0f32, described);
     let [factor, kept]: [*const f32; 2] = [&raw const one, &raw const operands.kept];
     // SAFETY: the matrices lie where the operands say, as large as they are described, and the workspace is as large as algorithms were told.
     unsafe {
@@ -320,7 +321,7 @@ fn run(
             *to,
             operands.to as *mut c_void,
             *to,
-            &raw const plan.algorithm,
+            algorithm,
             workspace as *mut c_void,
             WORKSPACE,
             stream.cu_stream().cast(),
@@ -364,6 +365,7 @@ fn own(device: &CudaDevice, sizes: Sizes, operands: Operands) -> Result<()> {
     .w()
 }
 
+/// Of one run, from an idle GPU to an idle GPU.
 fn time(device: &CudaDevice, run: impl Fn() -> Result<()>) -> Result<Duration> {
     device.synchronize()?;
     let start = Instant::now();
@@ -372,11 +374,11 @@ fn time(device: &CudaDevice, run: impl Fn() -> Result<()>) -> Result<Duration> {
     Ok(start.elapsed())
 }
 
-/// Whether so many bytes at two places differ, whole words.
+/// Whether products of these sizes at two places differ.
 #[allow(unsafe_code)]
-fn differ(device: &CudaDevice, a: u64, b: u64, bytes: usize) -> Result<bool> {
+fn differ(device: &CudaDevice, a: u64, b: u64, sizes: Sizes) -> Result<bool> {
     let found = CudaStorage::wrap_cuda_slice(device.alloc_zeros::<u32>(1)?, device.clone());
-    let words = (bytes / super::WORD) as u64;
+    let words = (sizes.out * sizes.tokens * size_of::<bf16>() / WORD) as u64;
     let arguments = [Place(a), Place(b), Long(words), Long(COMPARING), Place(pointer::<u32>(&found, 0)?)];
     // SAFETY: the arguments are those of the kernel in product.cu, and so many words lie at both places.
     unsafe { start(device, &PRODUCT, "differing", COMPARING as usize, &arguments)? };
