@@ -3,14 +3,15 @@
 use std::{mem::MaybeUninit, sync::Arc};
 
 use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
 
 use super::{
     Path,
-    attention_bf16::Rounded,
+    attention_panels::InPanels,
+    avx512, bf16,
     linear::Linear,
     matrix::{Matrix, filled, multiply, overwritten, slice},
     norm::Norm,
+    panels::in_order,
     positions::Positions,
     rope::Rotary,
     simd::{exp, max, sum, vectorised},
@@ -53,11 +54,18 @@ pub struct Scores {
 }
 
 impl Attention {
-    /// What the output projection is given: `[batch, seq, hidden]` to `[batch, seq, heads · head_dim]`.
-    pub fn mix(&self, x: &Tensor, rotary: Option<&Arc<Rotary>>, positions: &Positions, path: Path) -> Result<Tensor> {
+    /// What the output projection is given: `norm(x) [batch, seq, hidden]` to `[batch, seq, heads · head_dim]`.
+    pub fn mix(
+        &self,
+        x: &Tensor,
+        norm: Option<&Norm>,
+        rotary: Option<&Arc<Rotary>>,
+        positions: &Positions,
+        path: Path,
+    ) -> Result<Tensor> {
         let (batch, seq, _) = x.dims3()?;
         let split = |y: Tensor, heads: usize| y.reshape((batch, seq, heads, self.head_dim));
-        let [mut query, mut key, value] = Linear::together([&self.query, &self.key, &self.value], x)?;
+        let [mut query, mut key, value] = Linear::together([&self.query, &self.key, &self.value], x, norm)?;
         let whole = self.query_key_norm.as_ref().filter(|norms| norms.whole);
         if let Some(norms) = whole {
             (query, key) = (norms.query.forward(&query)?, norms.key.forward(&key)?);
@@ -85,8 +93,15 @@ impl Attention {
                 return mixed.reshape((batch, seq, ()));
             }
         }
+        let in_panels = path == Path::Inference
+            && positions.past.is_none()
+            && (self.query.rounds() || query.dtype() == DType::F32 && avx512::is_there());
+        let mut turn = None;
         if let Some(rotary) = rotary {
-            (query, key) = (rotary.turn(&query, path)?, rotary.turn(&key, path)?);
+            turn = if in_panels { rotary.in_hand(&query, path)? } else { None };
+            if turn.is_none() {
+                (query, key) = (rotary.turn(&query, path)?, rotary.turn(&key, path)?);
+            }
         }
         // [batch, seq, heads, head_dim]
         let mixed = match path {
@@ -95,7 +110,12 @@ impl Attention {
                 past.attend(self.layer, &self.scores, [&query, &key, &value], self.query.rounds())?
             }
             Path::Inference if self.query.rounds() => {
-                query.contiguous()?.apply_op3_no_bwd(&key.contiguous()?, &value, &Rounded { scores: &self.scores })?
+                let op = InPanels::<bf16::Panels>::new(&self.scores, turn);
+                query.contiguous()?.apply_op3_no_bwd(&key.contiguous()?, &value, &op)?
+            }
+            Path::Inference if x.dtype() == DType::F32 && avx512::is_there() => {
+                let op = InPanels::<avx512::Panels>::new(&self.scores, turn);
+                query.contiguous()?.apply_op3_no_bwd(&key.contiguous()?, &value, &op)?
             }
             Path::Inference if x.dtype() == DType::F32 => {
                 query.contiguous()?.apply_op3_no_bwd(&key.contiguous()?, &value, &Causal { scores: &self.scores })?
@@ -263,7 +283,7 @@ pub struct Causal<'a> {
 }
 
 /// Values `[tokens, row]` of windows of `seq` tokens, made by all threads a few queries at a time: `block` is given a window's number,
-/// the first query's position in it, the place to fill, and scratch of its own.
+/// the first query's position in it, and the place to fill.
 ///
 /// # Safety
 /// `block` fills the whole place.
@@ -272,7 +292,7 @@ pub unsafe fn by_blocks(
     values: usize,
     seq: usize,
     row: usize,
-    block: impl Fn(usize, usize, &mut [MaybeUninit<f32>], &mut Vec<f32>) + Sync,
+    block: impl Fn(usize, usize, &mut [MaybeUninit<f32>]) + Send + Sync,
 ) -> Vec<f32> {
     let fill = |mixed: &mut [MaybeUninit<f32>]| {
         let windows = mixed.chunks_mut(seq * row).enumerate();
@@ -281,9 +301,7 @@ pub unsafe fn by_blocks(
             .collect();
         // The longest rows first, so that no thread is left alone with them at the end.
         blocks.sort_by_key(|(_, i, _)| std::cmp::Reverse(*i));
-        blocks
-            .into_par_iter()
-            .for_each_init(Vec::new, |scratch, (window, i, out)| block(window, i * QUERIES, out, scratch));
+        in_order(blocks, |(window, i, out)| block(window, i * QUERIES, out));
     };
     // SAFETY: the blocks are all of it, and each is filled, as the caller promises.
     unsafe { filled(values, fill) }
@@ -321,10 +339,10 @@ impl CustomOp3 for Causal<'_> {
         // SAFETY: a product writes each head of each query of its block.
         #[allow(unsafe_code)]
         let mixed = unsafe {
-            by_blocks(query.len(), seq, row, |window, first, out, scores| {
+            by_blocks(query.len(), seq, row, |window, first, out| {
                 let query = &query[(window * seq + first) * row..][..out.len()];
                 let kv = window * seq * kv_row..(window + 1) * seq * kv_row;
-                sizes.block(first, query, &key[kv.clone()], &value[kv], out, scores);
+                sizes.block(first, query, &key[kv.clone()], &value[kv], out);
             })
         };
         Ok((CpuStorage::F32(mixed), query_layout.shape().clone()))
@@ -333,29 +351,21 @@ impl CustomOp3 for Causal<'_> {
 
 impl Sizes<'_> {
     /// Attention of a few consecutive queries, the first at position `first`, over the keys and values of their window.
-    fn block(
-        self,
-        first: usize,
-        query: &[f32],
-        key: &[f32],
-        value: &[f32],
-        out: &mut [MaybeUninit<f32>],
-        scores: &mut Vec<f32>,
-    ) {
+    fn block(self, first: usize, query: &[f32], key: &[f32], value: &[f32], out: &mut [MaybeUninit<f32>]) {
         let Self { heads, kv_heads, dim, .. } = self;
         let (row, kv_row) = (heads * dim, kv_heads * dim);
         let queries = query.len() / row;
         // The first key that the first query sees.
         let oldest = self.scores.window.map_or(0, |window| (first + 1).saturating_sub(window));
         let keys = first + queries - oldest;
-        scores.resize(queries * keys, 0.0);
+        let mut scores = vec![0.0; queries * keys];
         for head in 0..heads {
             let (q, kv) = (head * dim, oldest * kv_row + head / (heads / kv_heads) * dim);
             let at = |offset, rows, columns| Matrix { offset, rows, columns };
             // [queries, keys] = query [queries, dim] · key [keys, dim]ᵀ
             // SAFETY: a product writes numbers.
             #[allow(unsafe_code)]
-            let to = (unsafe { overwritten(scores) }, at(0, keys, 1));
+            let to = (unsafe { overwritten(&mut scores) }, at(0, keys, 1));
             multiply([queries, keys, dim], to, (query, at(q, row, 1)), (key, at(kv, 1, kv_row)));
             for (i, scores) in scores.chunks_exact_mut(keys).enumerate() {
                 let position = first + i;
@@ -366,7 +376,7 @@ impl Sizes<'_> {
                 self.scores.shape(head, &mut scores[unseen..]);
             }
             // [queries, dim] = weights [queries, keys] · value [keys, dim]
-            multiply([queries, dim, keys], (out, at(q, row, 1)), (scores, at(0, keys, 1)), (value, at(kv, kv_row, 1)));
+            multiply([queries, dim, keys], (out, at(q, row, 1)), (&scores, at(0, keys, 1)), (value, at(kv, kv_row, 1)));
         }
     }
 }

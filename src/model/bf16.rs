@@ -10,13 +10,12 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::{
-    matrix::{Matrix, filled, multiply_rows, slice, write},
-    panels,
+    attention_panels::Factors,
+    matrix::{Matrix, filled, multiply_rows, slice},
+    panels::{self, PANEL},
     simd::{interleave, pack},
 };
 
-/// Output columns of one panel.
-pub(super) const PANEL: usize = 64;
 /// Inner values are padded with zeros to a multiple of this: what a tile takes at once.
 const STEP: usize = 32;
 /// Pairs of inner values after which the sums are put down, so that a panel's part stays in the second-level cache.
@@ -125,37 +124,6 @@ impl Panels {
         panels
     }
 
-    /// Of the rounded rows of `[out, in]`, on this thread.
-    pub(super) fn of_rows<'a>(out: usize, inner: usize, row: impl Fn(usize) -> &'a [f32]) -> Self {
-        let mut panels = Self::empty(out, inner);
-        for (panel, start) in panels.values.chunks_exact_mut(size(inner)).zip((0..out).step_by(PANEL)) {
-            for column in 0..PANEL.min(out - start) {
-                // SAFETY: all pairs are written.
-                #[allow(unsafe_code)]
-                let packed = unsafe { filled(inner.div_ceil(2), |packed| pack(row(start + column), packed)) };
-                packed.iter().enumerate().for_each(|(pair, &values)| put(panel, pair, column, values));
-            }
-        }
-        panels
-    }
-
-    /// Of the rounded rows of the transposed, `[in, out]`, on this thread.
-    pub(super) fn of_columns<'a>(out: usize, inner: usize, column: impl Fn(usize) -> &'a [f32]) -> Self {
-        let mut panels = Self::empty(out, inner);
-        let zeros = vec![0f32; out];
-        let mut pairs = vec![0u32; out];
-        for pair in 0..inner.div_ceil(2) {
-            let high = if 2 * pair + 1 < inner { column(2 * pair + 1) } else { &zeros };
-            interleave(column(2 * pair), high, &mut pairs);
-            for (panel, pairs) in panels.values.chunks_exact_mut(size(inner)).zip(pairs.chunks(PANEL)) {
-                for (line, pairs) in panel[pair * (PANEL / 16)..].iter_mut().zip(pairs.chunks(16)) {
-                    line.0[..pairs.len()].copy_from_slice(pairs);
-                }
-            }
-        }
-        panels
-    }
-
     /// For the fastest kernel.
     pub(super) fn best(&self) -> By<'_> {
         By { panels: self, kernel: Kernel::best() }
@@ -168,11 +136,6 @@ impl Panels {
     /// Lines of one panel.
     fn size(&self) -> usize {
         size(self.inner)
-    }
-
-    /// The lines of one panel from an inner value on, which is a multiple of 32.
-    pub(super) fn panel(&self, number: usize, inner: usize) -> &[Line] {
-        &self.values[number * self.size()..][..self.size()][inner / 2 * (PANEL / 16)..]
     }
 
     /// `x Wᵀ [tokens, out]` of `x [tokens, in]`.
@@ -200,8 +163,7 @@ impl panels::Panels for By<'_> {
     }
 
     fn columns(&self) -> Vec<Range<usize>> {
-        let out = self.panels.out;
-        (0..out).step_by(PANEL).map(|start| start..out.min(start + PANEL)).collect()
+        panels::of_equal_width(self.panels.out)
     }
 
     fn most(&self) -> usize {
@@ -209,15 +171,88 @@ impl panels::Panels for By<'_> {
     }
 
     fn rows(&self, x: &[f32]) -> Rows {
-        Rows::new(x, self.panels.inner, self.kernel)
+        let inner = self.panels.inner;
+        Rows::of(x, inner, [x.len() / inner, inner], self.kernel)
     }
 
     fn multiply(&self, rows: &Rows, columns: Range<usize>, to: &mut [MaybeUninit<f32>], stride: usize) {
-        let panel = self.panels.panel(columns.start / PANEL, 0);
-        if rows.are_whole() && columns.len() == PANEL {
-            rows.times(panel, to, stride);
-        } else {
-            copy(&rows.product(panel), to, stride, columns.len());
+        Panels::times(rows, self.panels.panel(columns.start / PANEL, 0), to, stride, columns.len());
+    }
+}
+
+impl Factors for Panels {
+    const NAME: &'static str = "causal-attention-bf16";
+    type Line = Line;
+    type Rows<'x> = Rows;
+
+    fn of_rows<'a>(out: usize, inner: usize, row: impl Fn(usize) -> &'a [f32]) -> Self {
+        let mut panels = Self::empty(out, inner);
+        for (panel, start) in panels.values.chunks_exact_mut(size(inner)).zip((0..out).step_by(PANEL)) {
+            for column in 0..PANEL.min(out - start) {
+                // SAFETY: all pairs are written.
+                #[allow(unsafe_code)]
+                let packed = unsafe { filled(inner.div_ceil(2), |packed| pack(row(start + column), packed)) };
+                packed.iter().enumerate().for_each(|(pair, &values)| put(panel, pair, column, values));
+            }
+        }
+        panels
+    }
+
+    fn of_columns<'a>(out: usize, inner: usize, column: impl Fn(usize) -> &'a [f32]) -> Self {
+        let mut panels = Self::empty(out, inner);
+        let zeros = vec![0f32; out];
+        let mut pairs = vec![0u32; out];
+        for pair in 0..inner.div_ceil(2) {
+            let high = if 2 * pair + 1 < inner { column(2 * pair + 1) } else { &zeros };
+            interleave(column(2 * pair), high, &mut pairs);
+            for (panel, pairs) in panels.values.chunks_exact_mut(size(inner)).zip(pairs.chunks(PANEL)) {
+                for (line, pairs) in panel[pair * (PANEL / 16)..].iter_mut().zip(pairs.chunks(16)) {
+                    line.0[..pairs.len()].copy_from_slice(pairs);
+                }
+            }
+        }
+        panels
+    }
+
+    fn panel(&self, number: usize, inner: usize) -> &[Line] {
+        &self.values[number * self.size()..][..self.size()][inner / 2 * (PANEL / 16)..]
+    }
+
+    fn rows(x: &[f32], stride: usize, shape: [usize; 2]) -> Rows {
+        Rows::of(x, stride, shape, Kernel::best())
+    }
+
+    fn tokens(rows: &Rows) -> usize {
+        match rows {
+            #[cfg(target_arch = "x86_64")]
+            Rows::Pairs { tokens, .. } => *tokens,
+            Rows::Wide { values, inner } => values.len() / inner,
+        }
+    }
+
+    fn padded(rows: &Rows) -> usize {
+        match rows {
+            #[cfg(target_arch = "x86_64")]
+            Rows::Pairs { values, pairs, .. } => values.len() / pairs,
+            Rows::Wide { values, inner } => values.len() / inner,
+        }
+    }
+
+    fn whole(rows: &Rows, panel: &[Line], to: &mut [MaybeUninit<f32>], stride: usize) {
+        match rows {
+            #[cfg(target_arch = "x86_64")]
+            Rows::Pairs { kernel: Kernel::Amx, values, pairs, .. } => {
+                super::amx::times(values, *pairs, panel.as_flattened_pairs(), to, stride);
+            }
+            #[cfg(target_arch = "x86_64")]
+            Rows::Pairs { values, pairs, .. } => {
+                // SAFETY: `Kernel::available` has found the instructions.
+                #[allow(unsafe_code)]
+                unsafe {
+                    avx512::times(values, *pairs, panel, to, stride);
+                }
+            }
+            Rows::Wide { values, inner } => wide(values, *inner, panel, to, stride),
         }
     }
 }
@@ -266,13 +301,6 @@ fn put(panel: &mut [Line], pair: usize, column: usize, values: u32) {
     panel[pair * (PANEL / 16) + column / 16].0[column % 16] = values;
 }
 
-/// The first columns of a panel's product, into rows that are `stride` apart; the last need not be whole.
-pub(super) fn copy(product: &[f32], to: &mut [MaybeUninit<f32>], stride: usize, width: usize) {
-    for (to, product) in to.chunks_mut(stride).zip(product.chunks_exact(PANEL)) {
-        write(&product[..width], &mut to[..width]);
-    }
-}
-
 /// Rows `[tokens, in]` as one kernel reads them.
 pub(super) enum Rows {
     /// Pairs of bf16, `[tokens, pairs]`; for tiles, rows of zeros fill the tokens to a multiple of 16.
@@ -283,12 +311,9 @@ pub(super) enum Rows {
 }
 
 impl Rows {
-    fn new(x: &[f32], inner: usize, kernel: Kernel) -> Self {
-        Self::of(x.len() / inner, inner, kernel, |token| &x[token * inner..][..inner])
-    }
-
-    /// Of rows that lie apart.
-    pub(super) fn of<'a>(tokens: usize, inner: usize, kernel: Kernel, row: impl Fn(usize) -> &'a [f32]) -> Self {
+    /// Of rows that are `stride` apart.
+    fn of(x: &[f32], stride: usize, [tokens, inner]: [usize; 2], kernel: Kernel) -> Self {
+        let row = |token: usize| &x[token * stride..][..inner];
         #[cfg(target_arch = "x86_64")]
         if kernel != Kernel::Portable {
             let pairs = pairs(inner);
@@ -308,52 +333,6 @@ impl Rows {
         debug_assert_eq!(kernel, Kernel::Portable);
         let values = (0..tokens).flat_map(row).map(|&x| bf16::from_f32(x).to_f32()).collect();
         Self::Wide { values, inner }
-    }
-
-    /// Tokens with the padding.
-    pub(super) fn padded(&self) -> usize {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Pairs { values, pairs, .. } => values.len() / pairs,
-            Self::Wide { values, inner } => values.len() / inner,
-        }
-    }
-
-    /// Whether no row is padding.
-    pub(super) fn are_whole(&self) -> bool {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Pairs { tokens, .. } => *tokens == self.padded(),
-            Self::Wide { .. } => true,
-        }
-    }
-
-    /// The product with one panel, `[padded tokens, 64]`.
-    pub(super) fn product(&self, panel: &[Line]) -> Vec<f32> {
-        // SAFETY: the product writes all rows.
-        #[allow(unsafe_code)]
-        unsafe {
-            filled(self.padded() * PANEL, |to| self.times(panel, to, PANEL))
-        }
-    }
-
-    /// The product with one panel into rows that are `stride` apart; writes 64 values of every row, the padding among them.
-    pub(super) fn times(&self, panel: &[Line], product: &mut [MaybeUninit<f32>], stride: usize) {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Pairs { kernel: Kernel::Amx, values, pairs, .. } => {
-                super::amx::times(values, *pairs, panel.as_flattened_pairs(), product, stride);
-            }
-            #[cfg(target_arch = "x86_64")]
-            Self::Pairs { values, pairs, .. } => {
-                // SAFETY: `Kernel::available` has found the instructions.
-                #[allow(unsafe_code)]
-                unsafe {
-                    avx512::times(values, *pairs, panel, product, stride);
-                }
-            }
-            Self::Wide { values, inner } => wide(values, *inner, panel, product, stride),
-        }
     }
 }
 

@@ -7,7 +7,8 @@ use super::{
     activation::Activation,
     experts::Mixture,
     linear::Linear,
-    observer::Observer,
+    norm::Norm,
+    observer::{Observer, Tally},
     patch::{Projection, Site},
     training,
     weights::Weights,
@@ -54,6 +55,20 @@ impl FeedForward {
         }
     }
 
+    /// `x` and the product of `norm(x)`, `[batch, seq, hidden]`, where all of it is one pass; else nothing.
+    pub fn onto(
+        &self,
+        x: &Tensor,
+        norm: Option<&Norm>,
+        layer: usize,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Tensor>> {
+        match (self, observer.tally()) {
+            (Self::Dense(dense), Some(tally)) => dense.onto(x, norm, layer, tally),
+            _ => Ok(None),
+        }
+    }
+
     /// Only the gate, for an observer.
     pub fn observe(&self, x: &Tensor, layer: usize, observer: &mut dyn Observer) -> Result<()> {
         match self {
@@ -78,16 +93,33 @@ impl Dense {
         Ok(Self { gate, up, down, activation: spec.feed_forward.activation, path: weights.path() })
     }
 
+    fn onto(&self, x: &Tensor, norm: Option<&Norm>, layer: usize, tally: &mut Tally) -> Result<Option<Tensor>> {
+        match (self.path, &self.up) {
+            (Path::Inference, Some(up)) => self.at_once(up, (x, norm, true), layer, tally),
+            _ => Ok(None),
+        }
+    }
+
+    fn at_once(
+        &self,
+        up: &Linear,
+        input: (&Tensor, Option<&Norm>, bool),
+        layer: usize,
+        tally: &mut Tally,
+    ) -> Result<Option<Tensor>> {
+        Linear::gated([&self.gate, up, &self.down], input, self.activation, layer, tally)
+    }
+
     fn product(&self, x: &Tensor, layer: usize, observer: &mut dyn Observer) -> Result<Product<'_>> {
         if let (Path::Inference, Some(up), Some(tally)) = (self.path, &self.up, observer.tally())
-            && let Some(y) = Linear::gated([&self.gate, up, &self.down], x, self.activation, layer, tally)?
+            && let Some(y) = self.at_once(up, (x, None, false), layer, tally)?
         {
             return Ok(Product::Done(y));
         }
         // [batch, seq, ffn]: positive exactly where the neuron fires; all our non-linearities keep the sign.
         let (gate, up) = match &self.up {
             Some(up) => {
-                let [gate, up] = Linear::together([&self.gate, up], x)?;
+                let [gate, up] = Linear::together([&self.gate, up], x, None)?;
                 (gate, Some(up))
             }
             None => (self.gate.forward(x)?, None),

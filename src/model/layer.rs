@@ -59,7 +59,7 @@ impl Layer {
             return self.feed(self.attend(x, positions)?, observer);
         }
         let input = normed(self.before_attention.as_ref(), &x)?;
-        let mixed = self.mix(&input, positions)?;
+        let mixed = self.mix(&input, None, positions)?;
         // Before attention is added to `x`, which is what `input` would be without a norm.
         let input = if self.before_ffn.is_some() { self.ffn_input(&x)? } else { input };
         let product = self.feed_forward.product(&input, self.number, observer)?;
@@ -68,12 +68,17 @@ impl Layer {
 
     /// The residual stream behind attention, where the layer is not parallel.
     pub fn attend(&self, x: Tensor, positions: &Positions) -> Result<Tensor> {
-        let mixed = self.mix(&normed(self.before_attention.as_ref(), &x)?, positions)?;
+        let mixed = self.mix(&x, self.before_attention.as_ref(), positions)?;
         self.attended(x, &mixed)
     }
 
     /// The residual stream behind the feed-forward network, where the layer is not parallel.
     pub fn feed(&self, x: Tensor, observer: &mut dyn Observer) -> Result<Tensor> {
+        if self.after_ffn.is_none()
+            && let Some(y) = self.feed_forward.onto(&x, self.before_ffn.as_ref(), self.number, observer)?
+        {
+            return Ok(y);
+        }
         let product = self.feed_forward.product(&self.ffn_input(&x)?, self.number, observer)?;
         self.fed(x, product)
     }
@@ -88,9 +93,9 @@ impl Layer {
         self.feed_forward.observe(&input, self.number, observer)
     }
 
-    /// What attention gives its output projection.
-    fn mix(&self, normed: &Tensor, positions: &Positions) -> Result<Tensor> {
-        self.attention.mix(normed, self.rope.map(|rope| &positions.ropes[rope]), positions, self.path)
+    /// What attention over `norm(x)` gives its output projection.
+    fn mix(&self, x: &Tensor, norm: Option<&Norm>, positions: &Positions) -> Result<Tensor> {
+        self.attention.mix(x, norm, self.rope.map(|rope| &positions.ropes[rope]), positions, self.path)
     }
 
     /// The residual stream behind attention.

@@ -9,11 +9,11 @@ use super::{
     activation::{Activation, check_runs},
     bf16,
     matrix::slice,
+    norm::{Norm, normed},
     observer::Tally,
-    panels::{self, Laid, Panels as _},
+    panels::{self, Around, Laid, Panels as _},
     patch::{Cut, Patch},
-    single,
-    training::{Frozen, Replaced, has_kernels},
+    training::{Frozen, FrozenNorm, Replaced, has_kernels},
 };
 
 /// Weight `[out, in]` and, where the family has one, bias `[out]`.
@@ -49,11 +49,7 @@ impl Linear {
         if path != Path::Inference || !weight.device().is_cpu() {
             return Self::shared(weight.clone(), bias);
         }
-        let layout = match weight.dtype() {
-            DType::F32 => Laid::Single(single::Panels::new(weight)?),
-            DType::BF16 => Laid::Halves(bf16::Panels::new(weight)?),
-            _ => return Self::shared(weight.clone(), bias),
-        };
+        let Some(layout) = Laid::new(weight)? else { return Self::shared(weight.clone(), bias) };
         Ok(Self { weight: Weight::Laid(layout), bias: beside(weight, bias)?.map(Bias::Own), patch: None })
     }
 
@@ -143,13 +139,16 @@ impl Linear {
         }
     }
 
-    /// What several projections make of the same `x [batch, seq, in]`, which is read once: `[batch, seq, out]` of each.
-    pub fn together<const N: usize>(projections: [&Self; N], x: &Tensor) -> Result<[Tensor; N]> {
-        let Some(weights) = all(projections.map(Self::laid)).filter(|weights| Laid::fit(weights, x)) else {
-            return each(projections.map(|projection| projection.forward(x)));
+    /// What several projections make of the same `x [batch, seq, in]` behind a norm, which is read once: `[batch, seq, out]` of each.
+    pub fn together<const N: usize>(projections: [&Self; N], x: &Tensor, norm: Option<&Norm>) -> Result<[Tensor; N]> {
+        let laid = all(projections.map(Self::laid)).filter(|weights| Laid::fit(weights, x));
+        let (Some(weights), Ok(norm)) = (laid, on_rows(norm, x)) else {
+            let x = normed(norm, x)?;
+            return each(projections.map(|projection| projection.forward(&x)));
         };
         let (batch, seq, _) = x.dims3()?;
-        let products = of_values(x, |x| panels::together(weights, x))?;
+        let around = Around { norm, residual: None };
+        let products = of_values(x, |x| panels::together(weights, x, around))?;
         let products = products.map(|y| {
             let out = y.len() / (batch * seq);
             Tensor::from_vec(y, (batch, seq, out), x.device())
@@ -161,24 +160,35 @@ impl Linear {
         Ok(biased)
     }
 
-    /// `down(act(gate(x)) · up(x)) [batch, seq, out]` of `x [batch, seq, in]`, counted in the same pass, where these projections' products
-    /// are kernels of our own and nothing comes between; else nothing.
+    /// `x + h Wᵀ` for `x [batch, seq, out]` and `h [batch, seq, in]`, where it is one pass of kernels of our own; else nothing.
+    pub fn added(&self, x: &Tensor, h: &Tensor) -> Result<Option<Tensor>> {
+        let laid = self.laid().filter(|laid| Laid::fit(&[laid], h) && self.bias.is_none() && plain(x));
+        let Some(laid) = laid else { return Ok(None) };
+        let [y] =
+            of_values(x, |x| of_values(h, |h| panels::together([laid], h, Around { norm: None, residual: Some(x) })))??;
+        Tensor::from_vec(y, x.shape(), x.device()).map(Some)
+    }
+
+    /// `down(act(gate(h)) · up(h)) [batch, seq, out]` of `h = norm(x) [batch, seq, in]`, counted in the same pass, where these
+    /// projections' products are kernels of our own and nothing comes between; else nothing. With `onto`, it is added to `x`.
     pub fn gated(
         [gate, up, down]: [&Self; 3],
-        x: &Tensor,
+        (x, norm, onto): (&Tensor, Option<&Norm>, bool),
         act: Activation,
         ffn: usize,
         tally: &mut Tally,
     ) -> Result<Option<Tensor>> {
-        let plain = gate.bias.is_none() && up.bias.is_none();
+        let plain = gate.bias.is_none() && up.bias.is_none() && !(onto && down.bias.is_some());
         let weights = all([gate, up, down].map(Self::laid)).filter(|weights| {
             let [gate, up, down] = *weights;
             plain && Laid::alike(&[gate, down]) && Laid::fit(&[gate, up], x)
         });
-        let Some(weights) = weights else { return Ok(None) };
+        let (Some(weights), Ok(norm)) = (weights, on_rows(norm, x)) else { return Ok(None) };
         let (batch, seq, _) = x.dims3()?;
         check_runs(tally, batch * seq)?;
-        let (y, sums) = of_values(x, |x| panels::gated(weights, x, act, tally.runs()))?;
+        let (y, sums) = of_values(x, |x| {
+            panels::gated(weights, x, act, tally.runs(), Around { norm, residual: onto.then_some(x) })
+        })?;
         let ([width, _], [out, _]) = (weights[0].shape(), weights[2].shape());
         tally.add(ffn, width, sums);
         down.biased(Tensor::from_vec(y, (batch, seq, out), x.device())?).map(Some)
@@ -246,6 +256,19 @@ pub fn activations(weight: &Tensor) -> DType {
 /// A bias, or another small weight that is no factor of a product, in the format of the activations.
 pub fn beside(weight: &Tensor, bias: Option<Tensor>) -> Result<Option<Tensor>> {
     bias.map(|bias| bias.to_dtype(activations(weight))).transpose()
+}
+
+/// Whether its values are rows in f32 on the CPU.
+fn plain(x: &Tensor) -> bool {
+    x.is_contiguous() && x.dtype() == DType::F32 && x.device().is_cpu()
+}
+
+/// There is none for a norm of a few rows in hand.
+struct NoKernel;
+
+/// A norm that may not be there, as it takes a few rows of `x` in hand.
+fn on_rows<'a>(norm: Option<&'a Norm>, x: &Tensor) -> std::result::Result<Option<&'a FrozenNorm>, NoKernel> {
+    norm.map(|norm| norm.on_rows().filter(|_| plain(x)).ok_or(NoKernel)).transpose()
 }
 
 /// Every one of them, if they are all there.

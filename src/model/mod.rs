@@ -5,7 +5,8 @@ mod activation;
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod attention;
-mod attention_bf16;
+mod attention_panels;
+pub mod avx512;
 pub mod bf16;
 mod cache;
 pub mod cost;
@@ -164,12 +165,14 @@ impl Decoder {
     /// When a tensor operation or the observer fails.
     pub fn observe(&self, ids: &Tensor, observer: &mut dyn Observer) -> Result<()> {
         let (last, rest) = self.layers.split_last().expect("a decoder has layers");
-        let positions = self.positions(ids)?;
-        let mut x = self.embedding.forward(ids)?;
-        for layer in rest {
-            x = layer.forward(x, &positions, observer)?;
-        }
-        last.observe(x, &positions, observer)
+        self.among_threads(|| {
+            let positions = self.positions(ids)?;
+            let mut x = self.embedding.forward(ids)?;
+            for layer in rest {
+                x = layer.forward(x, &positions, observer)?;
+            }
+            last.observe(x, &positions, observer)
+        })
     }
 
     /// Hidden states after the final norm, `[batch, seq, hidden]`.
@@ -177,12 +180,14 @@ impl Decoder {
     /// # Errors
     /// When a tensor operation or the observer fails.
     pub fn hidden(&self, ids: &Tensor, observer: &mut dyn Observer) -> Result<Tensor> {
-        let positions = self.positions(ids)?;
-        let mut x = self.embedding.forward(ids)?;
-        for layer in &self.layers {
-            x = layer.forward(x, &positions, observer)?;
-        }
-        self.norm.forward(&x)
+        self.among_threads(|| {
+            let positions = self.positions(ids)?;
+            let mut x = self.embedding.forward(ids)?;
+            for layer in &self.layers {
+                x = layer.forward(x, &positions, observer)?;
+            }
+            self.norm.forward(&x)
+        })
     }
 
     /// Logits of every next token, `[batch, seq, vocabulary]`.
@@ -231,13 +236,16 @@ impl Decoder {
         let ids = Tensor::from_vec(ids, (rows.len(), most), self.device())?;
         let known = self.spec.embedding.learned_positions.map(|table| table.rows - table.offset);
         let past = cache.take(&self.spec, rows, known, self.embedding.dtype(), self.device())?;
-        let mut x = self.embedding.forward_at(&ids, &past.positions)?;
-        let positions = Positions::behind(&self.spec, past, self.embedding.dtype(), self.device())?;
-        for layer in &self.layers {
-            x = layer.forward(x, &positions, &mut Unobserved)?;
-        }
-        cache.put(positions.past.expect("it was put there"));
-        self.norm.forward(&x)
+        let (hidden, past) = self.among_threads(|| {
+            let mut x = self.embedding.forward_at(&ids, &past.positions)?;
+            let positions = Positions::behind(&self.spec, past, self.embedding.dtype(), self.device())?;
+            for layer in &self.layers {
+                x = layer.forward(x, &positions, &mut Unobserved)?;
+            }
+            Ok((self.norm.forward(&x)?, positions.past.expect("it was put there")))
+        })?;
+        cache.put(past);
+        Ok(hidden)
     }
 
     /// The same where a row outgrows the window of pre-training, and with it the angles of all its keys (`LongRoPE`).
@@ -265,6 +273,11 @@ impl Decoder {
             loss::next_token(&self.logits(&window, &mut Unobserved)?.i(0)?, &window.i(0)?)
         });
         Tensor::stack(&losses.collect::<Result<Vec<_>>>()?, 0)
+    }
+
+    /// On the CPU, a pass by one of the threads that share its work: one from outside would hand it over, sleep and be woken at each step.
+    fn among_threads<T: Send>(&self, pass: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        if self.device().is_cpu() { rayon::scope(|_| pass()) } else { pass() }
     }
 
     fn positions(&self, ids: &Tensor) -> Result<Positions> {

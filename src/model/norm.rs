@@ -20,6 +20,8 @@ pub struct Norm {
     path: Path,
     /// Where nothing of it is trained and we have a kernel of our own.
     frozen: Option<Arc<Box<dyn CustomOp1 + Send + Sync>>>,
+    /// The same on the CPU, for those who have a few rows in hand.
+    on_rows: Option<FrozenNorm>,
 }
 
 /// `x` behind a norm that may not be there.
@@ -39,10 +41,13 @@ impl Norm {
             _ => (spec, weight),
         };
         let trained = weight.track_op() || bias.as_ref().is_some_and(Tensor::track_op);
-        let mut norm = Self { spec, weight, bias, path, frozen: None };
+        let mut norm = Self { spec, weight, bias, path, frozen: None, on_rows: None };
         let has_kernel = matches!(path, Path::Inference | Path::Training) && has_kernels(&norm.weight);
         if has_kernel && !trained && norm.weight.rank() == 1 {
             norm.frozen = Some(Arc::new(norm.kernel()?));
+            if norm.weight.device().is_cpu() {
+                norm.on_rows = Some(norm.on_cpu()?);
+            }
         }
         Ok(norm)
     }
@@ -52,7 +57,16 @@ impl Norm {
         if super::gpu::fits(&self.weight) {
             return Ok(Box::new(self.on_gpu(self.used()?)));
         }
-        Ok(Box::new(FrozenNorm::new(self.spec, &self.used()?, self.bias.as_ref())?))
+        Ok(Box::new(self.on_cpu()?))
+    }
+
+    fn on_cpu(&self) -> Result<FrozenNorm> {
+        FrozenNorm::new(self.spec, &self.used()?, self.bias.as_ref())
+    }
+
+    /// The kernel for rows in f32 on the CPU, where there is one.
+    pub fn on_rows(&self) -> Option<&FrozenNorm> {
+        self.on_rows.as_ref()
     }
 
     /// The weight as it multiplies, where it is stored as training has it.

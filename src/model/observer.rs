@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 use crate::neuron::FfnShape;
 
 /// Looks at the gates of a forward pass.
-pub trait Observer {
+pub trait Observer: Send {
     /// Called once per dense layer with the gate's pre-activation `[batch, seq, ffn]`.
     ///
     /// # Errors

@@ -5,21 +5,31 @@
 
 use std::{
     array,
+    borrow::Cow,
     mem::{MaybeUninit, discriminant},
     ops::Range,
 };
 
-use candle_core::Tensor;
+use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
 
 use super::{
     activation::Activation,
-    bf16,
+    avx512, bf16,
     matrix::{filled, overwritten, write},
     observer::Run,
     single,
     sums::Sums,
+    training::FrozenNorm,
 };
+
+/// Output columns of a panel of our own kernels.
+pub(super) const PANEL: usize = 64;
+
+/// The columns of such panels, the last of which need not be whole.
+pub(super) fn of_equal_width(out: usize) -> Vec<Range<usize>> {
+    (0..out).step_by(PANEL).map(|start| start..out.min(start + PANEL)).collect()
+}
 
 /// A weight `[out, in]` cut into panels of output columns, each laid out as its products read it.
 pub(super) trait Panels: Sync {
@@ -46,16 +56,28 @@ pub(super) trait Panels: Sync {
 /// A weight in one of the layouts that there are.
 pub(super) enum Laid {
     Single(single::Panels),
+    Avx512(avx512::Panels),
     Halves(bf16::Panels),
 }
 
 /// Rows for the weights of one layout.
 pub(super) enum LaidRows<'x> {
     Single(&'x [f32]),
+    Avx512(avx512::Rows<'x>),
     Halves(bf16::Rows),
 }
 
 impl Laid {
+    /// Of a tensor `[out, in]` on the CPU, if it is in f32 or bf16.
+    pub fn new(weight: &Tensor) -> Result<Option<Self>> {
+        Ok(match weight.dtype() {
+            DType::F32 if avx512::is_there() => Some(Self::Avx512(avx512::Panels::new(weight)?)),
+            DType::F32 => Some(Self::Single(single::Panels::new(weight)?)),
+            DType::BF16 => Some(Self::Halves(bf16::Panels::new(weight)?)),
+            _ => None,
+        })
+    }
+
     /// Whether weights can be multiplied together with `x [.., in]`, and had better be.
     pub fn fit(weights: &[&Self], x: &Tensor) -> bool {
         let inner = |weight: &&Self| x.dims().ends_with(&[weight.shape()[1]]);
@@ -74,6 +96,7 @@ impl Panels for Laid {
     fn shape(&self) -> [usize; 2] {
         match self {
             Self::Single(weight) => weight.shape(),
+            Self::Avx512(weight) => weight.shape(),
             Self::Halves(weight) => weight.best().shape(),
         }
     }
@@ -81,6 +104,7 @@ impl Panels for Laid {
     fn columns(&self) -> Vec<Range<usize>> {
         match self {
             Self::Single(weight) => weight.columns(),
+            Self::Avx512(weight) => weight.columns(),
             Self::Halves(weight) => weight.best().columns(),
         }
     }
@@ -88,6 +112,7 @@ impl Panels for Laid {
     fn most(&self) -> usize {
         match self {
             Self::Single(weight) => weight.most(),
+            Self::Avx512(weight) => weight.most(),
             Self::Halves(weight) => weight.best().most(),
         }
     }
@@ -95,6 +120,7 @@ impl Panels for Laid {
     fn rows<'x>(&self, x: &'x [f32]) -> LaidRows<'x> {
         match self {
             Self::Single(weight) => LaidRows::Single(weight.rows(x)),
+            Self::Avx512(weight) => LaidRows::Avx512(Panels::rows(weight, x)),
             Self::Halves(weight) => LaidRows::Halves(weight.best().rows(x)),
         }
     }
@@ -102,20 +128,57 @@ impl Panels for Laid {
     fn multiply(&self, rows: &LaidRows<'_>, columns: Range<usize>, to: &mut [MaybeUninit<f32>], stride: usize) {
         match (self, rows) {
             (Self::Single(weight), LaidRows::Single(rows)) => weight.multiply(rows, columns, to, stride),
+            (Self::Avx512(weight), LaidRows::Avx512(rows)) => weight.multiply(rows, columns, to, stride),
             (Self::Halves(weight), LaidRows::Halves(rows)) => weight.best().multiply(rows, columns, to, stride),
             _ => unreachable!("rows are made for weights of one layout"),
         }
     }
 }
 
-/// Tokens of one task: few enough that every thread has some, enough that a panel is read from memory seldom.
-fn tokens_per_task(tokens: usize, most: usize) -> usize {
-    tokens.div_ceil(2 * rayon::current_num_threads()).clamp(64, most)
+/// Tokens of the next task where so many are left: enough that a panel is read from memory seldom, and ever fewer towards the end,
+/// so that the threads finish together.
+fn tokens_of_task(left: usize, most: usize) -> usize {
+    left.div_ceil(2 * rayon::current_num_threads()).clamp(64, most)
+}
+
+/// Does tasks by whichever thread is free, in their order.
+pub(super) fn in_order<T: Send>(tasks: Vec<T>, each: impl Fn(T) + Send + Sync) {
+    tasks.into_iter().par_bridge().for_each(each);
 }
 
 /// Whether these are so few tokens that the threads had better share out the panels.
 pub(super) fn few(tokens: usize) -> bool {
     tokens < 64 * rayon::current_num_threads()
+}
+
+/// What comes before and behind the products of a few tokens, while these are in the cache.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Around<'a> {
+    /// The norm of what is multiplied.
+    pub norm: Option<&'a FrozenNorm>,
+    /// `[tokens, out]`, to which the product is added.
+    pub residual: Option<&'a [f32]>,
+}
+
+impl Around<'_> {
+    /// What is multiplied.
+    fn enter<'x>(&self, x: &'x [f32]) -> Cow<'x, [f32]> {
+        self.norm.map_or(Cow::Borrowed(x), |norm| Cow::Owned(norm.rows(x)))
+    }
+
+    /// Adds the residual of the tokens from the first value on.
+    ///
+    /// # Safety
+    /// `to` has been written.
+    #[allow(unsafe_code)]
+    unsafe fn leave(&self, first: usize, to: &mut [MaybeUninit<f32>]) {
+        if let Some(residual) = self.residual {
+            for (to, x) in to.iter_mut().zip(&residual[first..]) {
+                // SAFETY: as the caller promises.
+                unsafe { *to.assume_init_mut() += x };
+            }
+        }
+    }
 }
 
 /// `x Wᵀ [tokens, out]` of `x [tokens, in]`.
@@ -124,26 +187,37 @@ pub(super) fn product<P: Panels>(weight: &P, x: &[f32]) -> Vec<f32> {
     if few(x.len() / inner) {
         return by_panels(weight, x);
     }
-    let [y] = together([weight], x);
+    let [y] = together([weight], x, Around::default());
     y
 }
 
-/// The products of the same `x [tokens, in]` with several weights: every thread some tokens, and all panels.
-pub(super) fn together<P: Panels, const N: usize>(weights: [&P; N], x: &[f32]) -> [Vec<f32>; N] {
+/// The products of the same `x [tokens, in]` with several weights: every thread some tokens, and all panels. A residual is for all.
+pub(super) fn together<P: Panels, const N: usize>(weights: [&P; N], x: &[f32], around: Around) -> [Vec<f32>; N] {
     let [_, inner] = weights[0].shape();
     assert!(weights.iter().all(|weight| weight.shape()[1] == inner), "the weights are for the same input");
     let (tokens, outs) = (x.len() / inner, weights.map(|weight| weight.shape()[0]));
-    let each = tokens_per_task(tokens, 512);
     let mut products = outs.map(|out| Vec::with_capacity(tokens * out));
     let mut rest: [&mut [MaybeUninit<f32>]; N] = products.each_mut().map(|y: &mut Vec<f32>| y.spare_capacity_mut());
-    let mut places = |tokens: usize| -> [_; N] {
-        array::from_fn(|i| rest[i].split_off_mut(..tokens * outs[i]).expect("there is room for all tokens"))
-    };
-    let tasks: Vec<_> = x.chunks(each * inner).map(|x| (x, places(x.len() / inner))).collect();
-    tasks.into_par_iter().with_max_len(1).for_each(|(x, mut to)| {
-        let rows = weights[0].rows(x);
+    let (mut left, mut tasks) = (x, Vec::new());
+    assert!(around.residual.is_none_or(|residual| outs.iter().all(|out| residual.len() == tokens * out)));
+    while !left.is_empty() {
+        let there = left.len() / inner;
+        let (first, tokens) = (tokens - there, tokens_of_task(there, 256).min(there));
+        let x = left.split_off(..tokens * inner).expect("no more than are there");
+        let to: [_; N] =
+            array::from_fn(|i| rest[i].split_off_mut(..tokens * outs[i]).expect("there is room for all tokens"));
+        tasks.push((first, x, to));
+    }
+    in_order(tasks, |(first, x, mut to)| {
+        let x = around.enter(x);
+        let rows = weights[0].rows(&x);
         for (weight, to) in weights.into_iter().zip(&mut to) {
             each_panel(weight, &rows, to);
+            // SAFETY: the panels are all columns.
+            #[allow(unsafe_code)]
+            unsafe {
+                around.leave(first * weight.shape()[0], to);
+            }
         }
     });
     for (y, out) in products.iter_mut().zip(outs) {
@@ -193,39 +267,42 @@ pub(super) fn gated<P: Panels>(
     x: &[f32],
     act: Activation,
     runs: &[Run],
+    around: Around,
 ) -> (Vec<f32>, Vec<(usize, Sums)>) {
     let ([neurons, inner], [out, _]) = (gate.shape(), down.shape());
     assert!(up.shape() == gate.shape() && down.shape()[1] == neurons, "the projections are of one network");
     let tokens = x.len() / inner;
+    assert!(around.residual.is_none_or(|residual| residual.len() == tokens * out));
     let mut y = Vec::with_capacity(tokens * out);
-    let (mut rest, mut x) = (&mut y.spare_capacity_mut()[..tokens * out], x);
-    let tasks: Vec<_> = tasks(runs, tokens_per_task(tokens, gate.most()))
-        .map(|runs| {
-            let tokens: usize = runs.iter().map(|run| run.tokens).sum();
-            let own = x.split_off(..tokens * inner).zip(rest.split_off_mut(..tokens * out));
-            let (x, to) = own.expect("the runs are the tokens that there are");
-            (runs, x, to)
-        })
-        .collect();
+    let (mut rest, mut x, mut first) = (&mut y.spare_capacity_mut()[..tokens * out], x, 0);
+    let mut sums: Vec<_> = tasks(runs, gate.most()).map(|runs| (runs, Vec::new())).collect();
+    let tasks = sums.iter_mut().map(|(runs, sums)| {
+        let tokens: usize = runs.iter().map(|run| run.tokens).sum();
+        let own = x.split_off(..tokens * inner).zip(rest.split_off_mut(..tokens * out));
+        first += tokens;
+        (*runs, sums, first - tokens, own.expect("the runs are the tokens that there are"))
+    });
+    let tasks: Vec<_> = tasks.collect();
     assert!(rest.is_empty() && x.is_empty(), "the runs are all tokens");
-    let sums: Vec<Vec<_>> = tasks
-        .into_par_iter()
-        .with_max_len(1)
-        .map(|(runs, x, to)| {
-            let mut sums: Vec<_> = runs.iter().map(|run| (run.fold, Sums::empty(neurons))).collect();
-            // SAFETY: the panels are all neurons, and the runs all tokens.
-            #[allow(unsafe_code)]
-            let h = unsafe { filled(x.len() / inner * neurons, |h| hidden([gate, up], x, act, (runs, &mut sums), h)) };
-            each_panel(down, &down.rows(&h), to);
-            sums
-        })
-        .collect();
+    in_order(tasks, |(runs, sums, first, (x, to))| {
+        let x = &*around.enter(x);
+        *sums = runs.iter().map(|run| (run.fold, Sums::empty(neurons))).collect();
+        // SAFETY: the panels are all neurons, and the runs all tokens.
+        #[allow(unsafe_code)]
+        let h = unsafe { filled(x.len() / inner * neurons, |h| hidden([gate, up], x, act, (runs, sums), h)) };
+        each_panel(down, &down.rows(&h), to);
+        // SAFETY: the panels are all columns.
+        #[allow(unsafe_code)]
+        unsafe {
+            around.leave(first * out, to);
+        }
+    });
     // SAFETY: the tasks are all tokens, and each has filled all columns of its own.
     #[allow(unsafe_code)]
     unsafe {
         y.set_len(tokens * out);
     }
-    (y, sums.into_iter().flatten().collect())
+    (y, sums.into_iter().flat_map(|(_, sums)| sums).collect())
 }
 
 /// Hidden units `h [tokens, neurons]` of a few tokens, panel by panel, and the sums of their runs.
@@ -266,11 +343,11 @@ fn each_panel<P: Panels>(weight: &P, rows: &P::Rows<'_>, to: &mut [MaybeUninit<f
     }
 }
 
-/// Runs that follow one another, of about so many tokens together.
-fn tasks(runs: &[Run], tokens: usize) -> impl Iterator<Item = &[Run]> {
-    let mut rest = runs;
+/// Runs that follow one another, as many as make up [one task](tokens_of_task).
+fn tasks(runs: &[Run], most: usize) -> impl Iterator<Item = &[Run]> {
+    let (mut rest, mut left) = (runs, runs.iter().map(|run| run.tokens).sum());
     std::iter::from_fn(move || {
-        let mut there = 0;
+        let (mut there, tokens) = (0, tokens_of_task(left, most));
         let len = rest.iter().take_while(|run| {
             let room = there == 0 || there + run.tokens <= tokens;
             there += run.tokens;
@@ -278,6 +355,7 @@ fn tasks(runs: &[Run], tokens: usize) -> impl Iterator<Item = &[Run]> {
         });
         let own;
         (own, rest) = rest.split_at(len.count());
+        left -= own.iter().map(|run| run.tokens).sum::<usize>();
         (!own.is_empty()).then_some(own)
     })
 }

@@ -30,6 +30,12 @@ pub fn add_projected(x: Tensor, projection: &Linear, h: &Tensor, norm: Option<&N
     if path == Path::Portable && norm.is_none() && projection.onto(&x, h)? {
         return Ok(x);
     }
+    if path == Path::Inference
+        && norm.is_none()
+        && let Some(y) = projection.added(&x, h)?
+    {
+        return Ok(y);
+    }
     add(x, &normed(norm, &projection.forward(h)?)?, path)
 }
 

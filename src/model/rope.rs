@@ -182,14 +182,8 @@ impl Rotary {
     /// Turns queries or keys `[batch, seq, heads, head_dim]`.
     pub fn turn(&self, x: &Tensor, path: Path) -> Result<Tensor> {
         let head_dim = x.dim(3)?;
-        let has_kernel = match path {
-            Path::Training => has_kernels(x),
-            // The kernel's windows all begin at the same position.
-            Path::Inference => has_kernels(x) && self.cos.rank() == 2,
-            Path::Portable | Path::Differentiable => false,
-        };
-        if has_kernel {
-            return x.contiguous()?.apply_op1(self.kernel()?);
+        if let Some(kernel) = self.in_hand(x, path)? {
+            return x.contiguous()?.apply_op1(kernel);
         }
         if self.dim == head_dim {
             return self.turn_whole(x, path);
@@ -201,6 +195,17 @@ impl Rotary {
     /// The gradient of what was turned, from that of what came out, where we have a kernel for it.
     pub fn turn_back(&self, gradient: &Tensor) -> Result<Tensor> {
         self.kernel()?.back(gradient)
+    }
+
+    /// The kernel that turns such queries or keys on the CPU, for those who have them in hand, where there is one.
+    pub fn in_hand(&self, x: &Tensor, path: Path) -> Result<Option<Turn>> {
+        let has_kernel = match path {
+            Path::Training => has_kernels(x),
+            // The kernel's windows all begin at the same position.
+            Path::Inference => has_kernels(x) && self.cos.rank() == 2,
+            Path::Portable | Path::Differentiable => false,
+        };
+        has_kernel.then(|| self.kernel()).transpose()
     }
 
     /// The kernel that turns and, for the gradient, turns back.

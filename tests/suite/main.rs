@@ -7,6 +7,7 @@ mod adapt_runs;
 mod atlas;
 mod bad_input;
 mod bench;
+mod avx512;
 mod bf16;
 mod compare;
 mod corpus;

@@ -1,16 +1,19 @@
 //! A frozen norm.
 
+use std::mem::MaybeUninit;
+
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::{CHUNK, sum, with};
 use crate::model::{
-    matrix::slice,
+    matrix::{filled, slice},
     simd::vectorised,
     spec::{NormKind, NormSpec},
 };
 
 /// A norm over the last dimension whose weight and bias are frozen.
+#[derive(Clone)]
 pub struct FrozenNorm {
     kind: NormKind,
     eps: f32,
@@ -28,6 +31,16 @@ impl FrozenNorm {
             bias: bias.map(Tensor::to_vec1).transpose()?,
         })
     }
+
+    /// Of whole rows, on this thread.
+    pub fn rows(&self, x: &[f32]) -> Vec<f32> {
+        assert_eq!(x.len() % self.weight.len(), 0, "rows of {} values", self.weight.len());
+        // SAFETY: every value of every row is written.
+        #[allow(unsafe_code)]
+        unsafe {
+            filled(x.len(), |y| normalise(self, x, y))
+        }
+    }
 }
 
 /// Of one vector, the mean (0 for an RMS norm) and the inverse of the root.
@@ -40,16 +53,15 @@ fn moments(kind: NormKind, eps: f32, x: &[f32]) -> (f32, f32) {
 }
 
 vectorised! {
-    fn normalise(norm: &FrozenNorm, x: &[f32], y: &mut [f32]) {
+    fn normalise(norm: &FrozenNorm, x: &[f32], y: &mut [MaybeUninit<f32>]) {
         let width = norm.weight.len();
         for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
             let (mean, inverse) = moments(norm.kind, norm.eps, x);
-            for ((y, x), w) in y.iter_mut().zip(x).zip(&norm.weight) {
-                *y = (x - mean) * inverse * w;
-            }
-            if let Some(bias) = &norm.bias {
-                for (y, b) in y.iter_mut().zip(bias) {
-                    *y += b;
+            let values = y.iter_mut().zip(x).zip(&norm.weight);
+            match &norm.bias {
+                None => values.for_each(|((y, x), w)| _ = y.write((x - mean) * inverse * w)),
+                Some(bias) => {
+                    values.zip(bias).for_each(|(((y, x), w), b)| _ = y.write((x - mean) * inverse * w + b));
                 }
             }
         }
@@ -87,9 +99,13 @@ impl CustomOp1 for FrozenNorm {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = slice(x, layout)?;
-        let mut y = vec![0f32; x.len()];
         let chunk = rows_of(self.weight.len());
-        y.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(y, x)| normalise(self, x, y));
+        let fill = |y: &mut [MaybeUninit<f32>]| {
+            y.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(y, x)| normalise(self, x, y));
+        };
+        // SAFETY: the chunks are whole rows, and every value of each is written.
+        #[allow(unsafe_code)]
+        let y = unsafe { filled(x.len(), fill) };
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
