@@ -93,12 +93,12 @@ impl Attention {
                 return mixed.reshape((batch, seq, ()));
             }
         }
-        let in_panels = path == Path::Inference
-            && positions.past.is_none()
-            && (self.query.rounds() || query.dtype() == DType::F32 && avx512::is_there());
+        let in_panels =
+            path == Path::Inference && (self.query.rounds() || query.dtype() == DType::F32 && avx512::is_there());
         let mut turn = None;
         if let Some(rotary) = rotary {
-            turn = if in_panels { rotary.in_hand(&query, path)? } else { None };
+            // What is kept for later tokens is kept turned.
+            turn = if in_panels && positions.past.is_none() { rotary.in_hand(&query, path)? } else { None };
             if turn.is_none() {
                 (query, key) = (rotary.turn(&query, path)?, rotary.turn(&key, path)?);
             }
@@ -113,7 +113,7 @@ impl Attention {
                 let op = InPanels::<bf16::Panels>::new(&self.scores, turn);
                 query.contiguous()?.apply_op3_no_bwd(&key.contiguous()?, &value, &op)?
             }
-            Path::Inference if x.dtype() == DType::F32 && avx512::is_there() => {
+            Path::Inference if in_panels => {
                 let op = InPanels::<avx512::Panels>::new(&self.scores, turn);
                 query.contiguous()?.apply_op3_no_bwd(&key.contiguous()?, &value, &op)?
             }

@@ -71,9 +71,10 @@ impl<'a, F> InPanels<'a, F> {
         Self { scores, turn, factors: PhantomData }
     }
 
-    /// Rows of heads `[tokens, heads · dim]` that are `stride` apart, the first at position `first`, turned.
-    fn turned<'x>(&self, x: &'x [f32], [row, stride, dim]: [usize; 3], first: usize) -> Cow<'x, [f32]> {
-        let Some(turn) = &self.turn else { return Cow::Borrowed(x) };
+    /// Rows of heads `[tokens, heads · dim]` that are `stride` apart, the first at position `first`, turned, and how far apart they
+    /// then are.
+    fn turned<'x>(&self, x: &'x [f32], [row, stride, dim]: [usize; 3], first: usize) -> (Cow<'x, [f32]>, usize) {
+        let Some(turn) = &self.turn else { return (Cow::Borrowed(x), stride) };
         let tokens = (x.len() - row) / stride + 1;
         let fill = |y: &mut [MaybeUninit<f32>]| {
             for (i, (x, y)) in x.chunks(stride).zip(y.chunks_exact_mut(row)).enumerate() {
@@ -82,7 +83,7 @@ impl<'a, F> InPanels<'a, F> {
         };
         // SAFETY: every head of every token is written.
         #[allow(unsafe_code)]
-        Cow::Owned(unsafe { filled(tokens * row, fill) })
+        (Cow::Owned(unsafe { filled(tokens * row, fill) }), row)
     }
 }
 
@@ -127,8 +128,7 @@ impl<F: Factors> CustomOp3 for InPanels<'_, F> {
                 let row = kv_heads * dim;
                 let own = window * seq * row + head * dim..(window + 1) * seq * row;
                 let (key, value) = (&key[own.clone()], &value[own]);
-                let turned = self.turned(key, [dim, row, dim], 0);
-                let stride = if self.turn.is_some() { dim } else { row };
+                let (turned, stride) = self.turned(key, [dim, row, dim], 0);
                 Packed {
                     key: F::of_rows(seq, dim, |position| &turned[position * stride..][..dim]),
                     value: F::of_columns(dim, seq, |position| &value[position * row..][..dim]),
@@ -141,7 +141,7 @@ impl<F: Factors> CustomOp3 for InPanels<'_, F> {
         let mixed = unsafe {
             by_blocks(query.len(), seq, row, |window, first, out| {
                 let query = &query[(window * seq + first) * row..][..out.len()];
-                let query = self.turned(query, [row, row, dim], first);
+                let (query, _) = self.turned(query, [row, row, dim], first);
                 sizes.block(first, &query, &packed[window * kv_heads..][..kv_heads], out);
             })
         };

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Result, Storage, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use super::{
     Path,
     activation::{Activation, check_runs},
     bf16,
-    matrix::slice,
+    matrix::{is_plain, with},
     norm::{Norm, normed},
     observer::Tally,
     panels::{self, Around, Laid, Panels as _},
@@ -148,7 +148,7 @@ impl Linear {
         };
         let (batch, seq, _) = x.dims3()?;
         let around = Around { norm, residual: None };
-        let products = of_values(x, |x| panels::together(weights, x, around))?;
+        let products = with(x, |x| Ok(panels::together(weights, x, around)))?;
         let products = products.map(|y| {
             let out = y.len() / (batch * seq);
             Tensor::from_vec(y, (batch, seq, out), x.device())
@@ -162,10 +162,9 @@ impl Linear {
 
     /// `x + h Wᵀ` for `x [batch, seq, out]` and `h [batch, seq, in]`, where it is one pass of kernels of our own; else nothing.
     pub fn added(&self, x: &Tensor, h: &Tensor) -> Result<Option<Tensor>> {
-        let laid = self.laid().filter(|laid| Laid::fit(&[laid], h) && self.bias.is_none() && plain(x));
+        let laid = self.laid().filter(|laid| Laid::fit(&[laid], h) && self.bias.is_none() && is_plain(x));
         let Some(laid) = laid else { return Ok(None) };
-        let [y] =
-            of_values(x, |x| of_values(h, |h| panels::together([laid], h, Around { norm: None, residual: Some(x) })))??;
+        let [y] = with(x, |x| with(h, |h| Ok(panels::together([laid], h, Around { norm: None, residual: Some(x) }))))?;
         Tensor::from_vec(y, x.shape(), x.device()).map(Some)
     }
 
@@ -186,8 +185,8 @@ impl Linear {
         let (Some(weights), Ok(norm)) = (weights, on_rows(norm, x)) else { return Ok(None) };
         let (batch, seq, _) = x.dims3()?;
         check_runs(tally, batch * seq)?;
-        let (y, sums) = of_values(x, |x| {
-            panels::gated(weights, x, act, tally.runs(), Around { norm, residual: onto.then_some(x) })
+        let (y, sums) = with(x, |x| {
+            Ok(panels::gated(weights, x, act, tally.runs(), Around { norm, residual: onto.then_some(x) }))
         })?;
         let ([width, _], [out, _]) = (weights[0].shape(), weights[2].shape());
         tally.add(ffn, width, sums);
@@ -220,7 +219,7 @@ impl Linear {
                 if inner != width {
                     candle_core::bail!("a projection of width {inner} was given vectors of width {width}");
                 }
-                Tensor::from_vec(of_values(&x, |x| panels::product(laid, x))?, (batch * seq, out), x.device())?
+                Tensor::from_vec(with(&x, |x| Ok(panels::product(laid, x)))?, (batch * seq, out), x.device())?
             }
             // Cut out anew at every use, since what is a copy would not see the variable change.
             Weight::Trained(weight, cut) => x.matmul(&cut.of(weight)?.to_dtype(x.dtype())?.t()?)?,
@@ -258,17 +257,12 @@ pub fn beside(weight: &Tensor, bias: Option<Tensor>) -> Result<Option<Tensor>> {
     bias.map(|bias| bias.to_dtype(activations(weight))).transpose()
 }
 
-/// Whether its values are rows in f32 on the CPU.
-fn plain(x: &Tensor) -> bool {
-    x.is_contiguous() && x.dtype() == DType::F32 && x.device().is_cpu()
-}
-
 /// There is none for a norm of a few rows in hand.
 struct NoKernel;
 
 /// A norm that may not be there, as it takes a few rows of `x` in hand.
 fn on_rows<'a>(norm: Option<&'a Norm>, x: &Tensor) -> std::result::Result<Option<&'a FrozenNorm>, NoKernel> {
-    norm.map(|norm| norm.on_rows().filter(|_| plain(x)).ok_or(NoKernel)).transpose()
+    norm.map(|norm| norm.on_rows().filter(|_| is_plain(x)).ok_or(NoKernel)).transpose()
 }
 
 /// Every one of them, if they are all there.
@@ -281,12 +275,4 @@ fn all<T, const N: usize>(found: [Option<T>; N]) -> Option<[T; N]> {
 fn each<T, const N: usize>(results: [Result<T>; N]) -> Result<[T; N]> {
     let values = results.into_iter().collect::<Result<Vec<_>>>()?;
     Ok(values.try_into().unwrap_or_else(|_| unreachable!("as many as results")))
-}
-
-/// What a function makes of the values of an f32 tensor on the CPU.
-fn of_values<T>(x: &Tensor, function: impl FnOnce(&[f32]) -> T) -> Result<T> {
-    let x = x.contiguous()?;
-    let (storage, layout) = x.storage_and_layout();
-    let Storage::Cpu(storage) = &*storage else { candle_core::bail!("the activations are not on the CPU") };
-    Ok(function(slice(storage, layout)?))
 }

@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use candle_core::{CpuStorage, Layout, Result};
+use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor};
 use gemm::{Parallelism, gemm};
 
 /// Where a matrix lies in a slice: offset of its first element, distance between rows and between columns.
@@ -101,6 +101,11 @@ pub unsafe fn filled<T>(len: usize, fill: impl FnOnce(&mut [MaybeUninit<T>])) ->
     values
 }
 
+/// Whether a tensor's values lie row by row in f32 on the CPU.
+pub fn is_plain(x: &Tensor) -> bool {
+    x.is_contiguous() && x.dtype() == DType::F32 && x.device().is_cpu()
+}
+
 /// Values into a place of as many.
 pub fn write(values: &[f32], to: &mut [MaybeUninit<f32>]) {
     for (to, value) in to.iter_mut().zip(values) {
@@ -126,7 +131,17 @@ pub fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> 
     }
 }
 
-/// The same, to be written to.
+/// What comes of the values of an f32 tensor on the CPU, row by row.
+pub fn with<T>(x: &Tensor, work: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
+    let x = x.contiguous()?;
+    let (storage, layout) = x.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else {
+        candle_core::bail!("a kernel for the CPU was given a tensor elsewhere")
+    };
+    work(slice(storage, layout)?)
+}
+
+/// The values of a contiguous f32 tensor, to be written to.
 pub fn slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
     let CpuStorage::F32(values) = storage else { candle_core::bail!("values of a kernel for the CPU are f32") };
     match layout.contiguous_offsets() {

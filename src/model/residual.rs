@@ -1,12 +1,12 @@
 //! The residual stream.
 
-use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Tensor};
+use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
 use rayon::prelude::*;
 
 use super::{
     Path,
     linear::Linear,
-    matrix::{slice, slice_mut},
+    matrix::{is_plain, slice, slice_mut},
     norm::{Norm, normed},
 };
 
@@ -16,15 +16,14 @@ pub fn add(x: Tensor, y: &Tensor, path: Path) -> Result<Tensor> {
     if path == Path::Inference && super::gpu::training::add(&x, y)? {
         return Ok(x);
     }
-    let plain = |x: &Tensor| x.is_contiguous() && x.dtype() == DType::F32 && x.device().is_cpu();
-    if path != Path::Inference || !plain(&x) || !plain(y) {
+    if path != Path::Inference || !is_plain(&x) || !is_plain(y) {
         return x + y;
     }
     x.inplace_op2(y, &Add)?;
     Ok(x)
 }
 
-/// `x + norm(projection(h))`; for inference in place of `x`, whose values nobody else needs.
+/// `x + norm(projection(h))`; for inference, where it is not one pass, in place of `x`, whose values nobody else needs.
 pub fn add_projected(x: Tensor, projection: &Linear, h: &Tensor, norm: Option<&Norm>, path: Path) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
     if path == Path::Portable && norm.is_none() && projection.onto(&x, h)? {

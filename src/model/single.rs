@@ -5,7 +5,7 @@ use std::{iter::once, mem::MaybeUninit, ops::Range};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use super::matrix::{Matrix, multiply_rows, slice};
+use super::matrix::{Matrix, multiply_rows, with};
 
 /// A weight `[out, in]` cut into panels of [`PANEL`] rows, each stored transposed, `[in, PANEL]` (the last is of another width): the
 /// order in which the matrix product reads it, which would otherwise be made anew for every few tokens.
@@ -30,10 +30,10 @@ impl Panels {
     /// Of an f32 tensor `[out, in]` on the CPU.
     pub fn new(weight: &Tensor) -> Result<Self> {
         let (out, inner) = weight.dims2()?;
-        let weight = weight.flatten_all()?.contiguous()?;
-        let (storage, layout) = weight.storage_and_layout();
-        let candle_core::Storage::Cpu(storage) = &*storage else { candle_core::bail!("the weight is not on the CPU") };
-        let weight = slice(storage, layout)?;
+        with(weight, |values| Ok(Self::of(values, out, inner)))
+    }
+
+    fn of(weight: &[f32], out: usize, inner: usize) -> Self {
         let mut panels = vec![0f32; out * inner];
         let full = full(out) * inner * PANEL;
         let (equal, last) = panels.split_at_mut(full);
@@ -47,7 +47,7 @@ impl Panels {
                 }
             }
         });
-        Ok(Self { values: panels, out, inner })
+        Self { values: panels, out, inner }
     }
 }
 

@@ -24,7 +24,7 @@ pub use self::{
 };
 use super::{
     Decoder, Unobserved,
-    matrix::{filled, slice},
+    matrix::{filled, with},
 };
 
 /// In place of the id that a position should predict: the position is not scored.
@@ -215,16 +215,6 @@ unsafe fn made(like: &Shape, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Resu
     // SAFETY: as the caller promises.
     let values = unsafe { filled(like.elem_count(), fill) };
     Tensor::from_vec(values, like, &Device::Cpu)
-}
-
-/// The values of a tensor that our kernels read.
-fn with<T>(x: &Tensor, work: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
-    let x = x.contiguous()?;
-    let (storage, layout) = x.storage_and_layout();
-    let candle_core::Storage::Cpu(storage) = &*storage else {
-        candle_core::bail!("a kernel for the CPU was given a tensor elsewhere")
-    };
-    work(slice(storage, layout)?)
 }
 
 /// Values that one task takes.
