@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use super::{
     Outcome, STOP, Talk,
     hub::HubArgs,
+    memory,
     place::{Place, PlaceArgs},
     usage,
 };
@@ -113,6 +114,7 @@ impl BenchArgs {
         }
         let fitting = || device::batch_tokens(&architecture.spec, place.dtype, &place.device, context);
         let batch = (self.batch_tokens.map_or_else(fitting, |tokens| tokens as usize) / context).max(1);
+        memory::keep_freed();
         let mut pass = Pass::new(&decoder, batch, context)?;
         talk.say(format!("{name}: {batch} × {context} tokens, {} passes", rounds + pass.before()));
         if self.turns {

@@ -10,6 +10,7 @@ mod hub;
 mod identify;
 mod import;
 mod mask;
+mod memory;
 mod merge;
 mod place;
 mod profile;

@@ -9,6 +9,7 @@ use tokenizers::Tokenizer;
 use super::{
     Outcome, STOP, Talk,
     hub::{HubArgs, Located, NameArgs},
+    memory,
     place::{Place, PlaceArgs},
     usage,
 };
@@ -218,6 +219,7 @@ impl ProfilePlan {
         self.place.tell(talk);
         let Place { device, dtype, .. } = &self.place;
         let decoder = Decoder::load(&self.checkpoint, *dtype, device, model::Path::Inference)?;
+        memory::keep_freed();
         let context = self.windows.context;
         // Asked for behind the weights: what is free then is for the activations.
         let fitting = || device::batch_tokens(decoder.spec(), *dtype, device, context) / context;

@@ -17,6 +17,8 @@ use super::{
 pub(super) trait Factors: Sized + Send + Sync {
     /// The name of attention by such products.
     const NAME: &'static str;
+    /// Queries whose weights are multiplied with the values together: with those up to the last that one of them sees.
+    const QUERIES: usize;
     /// What panels are made of.
     type Line;
     /// Rows of the other factor.
@@ -177,12 +179,17 @@ impl Sizes<'_> {
                 scores[seen.end..].fill(0.0);
                 self.scores.shape(head, &mut scores[seen]);
             }
-            // The values end with the window, and so do the weights that are not 0.
-            let inner = first + queries - from;
-            let weights = F::rows(&scores, stride, [queries, inner]);
-            for (i, column) in (0..dim).step_by(PANEL).enumerate() {
-                let to = &mut out[head * dim + column..];
-                F::times(&weights, value.panel(i, from), to, row, PANEL.min(dim - column));
+            let (scores, mut out) = (&scores[..queries * stride], &mut out[..]);
+            for (i, scores) in scores.chunks(F::QUERIES * stride).enumerate() {
+                let queries = scores.len() / stride;
+                // The values end with the window, and so do the weights that are not 0.
+                let seen = first + i * F::QUERIES + queries - from;
+                let weights = F::rows(scores, stride, [queries, seen]);
+                for (i, column) in (0..dim).step_by(PANEL).enumerate() {
+                    let to = &mut out[head * dim + column..];
+                    F::times(&weights, value.panel(i, from), to, row, PANEL.min(dim - column));
+                }
+                out = &mut out[queries * row..];
             }
         }
     }

@@ -121,6 +121,8 @@ impl panels::Panels for Panels {
 
 impl Factors for Panels {
     const NAME: &'static str = "causal-attention-avx512";
+    /// Two tiles of the kernel.
+    const QUERIES: usize = 12;
     type Line = Line;
     type Rows<'x> = Rows<'x>;
 

@@ -10,6 +10,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::{
+    attention::QUERIES,
     attention_panels::Factors,
     matrix::{Matrix, filled, multiply_rows, slice},
     panels::{self, PANEL},
@@ -182,6 +183,7 @@ impl panels::Panels for By<'_> {
 
 impl Factors for Panels {
     const NAME: &'static str = "causal-attention-bf16";
+    const QUERIES: usize = QUERIES;
     type Line = Line;
     type Rows<'x> = Rows;
 

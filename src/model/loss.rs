@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::{
     matrix::slice,
-    simd::{exp, max, sum, vectorised},
+    simd::{exp, max, sum_by, vectorised},
 };
 
 /// Mean negative log-likelihood, in nats per token, of `ids` [seq] under `logits` [seq, vocabulary]: token t + 1 is
@@ -55,13 +55,9 @@ vectorised! {
     /// `ln Σ exp(x)` into `total`.
     fn add_up(row: &[f32], total: &mut f32) {
         let largest = max(row);
-        let mut exps = [0f32; BLOCK];
         let mut all = 0f64;
         for block in row.chunks(BLOCK) {
-            for (to, &from) in exps.iter_mut().zip(block) {
-                *to = exp(from - largest);
-            }
-            all += f64::from(sum(&exps[..block.len()]));
+            all += f64::from(sum_by(block, |x| exp(x - largest)));
         }
         *total = largest + all.ln() as f32;
     }

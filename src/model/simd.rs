@@ -151,10 +151,15 @@ vectorised! {
     }
 }
 
+/// The larger number of two; of one that is none, the first.
+#[inline(always)]
+pub fn larger(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
+}
+
 /// Maximum in sixteen running parts, for vector code.
 #[inline(always)]
 pub fn max(values: &[f32]) -> f32 {
-    let larger = |a: f32, b: f32| if b > a { b } else { a };
     let (parts, rest) = values.as_chunks::<16>();
     let mut maxima = [f32::NEG_INFINITY; 16];
     for part in parts {
@@ -168,12 +173,37 @@ pub fn max(values: &[f32]) -> f32 {
 /// Sum in sixteen running parts: vector code, and less rounding than one part.
 #[inline(always)]
 pub fn sum(values: &[f32]) -> f32 {
+    sum_by(values, |value| value)
+}
+
+/// The same of what is made of each value.
+#[inline(always)]
+pub fn sum_by(values: &[f32], term: impl Fn(f32) -> f32) -> f32 {
     let (parts, rest) = values.as_chunks::<16>();
     let mut sums = [0f32; 16];
     for part in parts {
-        for (sum, value) in sums.iter_mut().zip(part) {
-            *sum += value;
+        for (sum, &value) in sums.iter_mut().zip(part) {
+            *sum += term(value);
         }
     }
-    sums.iter().sum::<f32>() + rest.iter().sum::<f32>()
+    for (sum, &value) in sums.iter_mut().zip(rest) {
+        *sum += term(value);
+    }
+    sums.iter().sum()
+}
+
+/// The same of what is made of the pairs of two rows.
+#[inline(always)]
+pub fn sum_by_pairs(left: &[f32], right: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
+    let ((left, left_rest), (right, right_rest)) = (left.as_chunks::<16>(), right.as_chunks::<16>());
+    let mut sums = [0f32; 16];
+    for (left, right) in left.iter().zip(right) {
+        for (sum, (&left, &right)) in sums.iter_mut().zip(left.iter().zip(right)) {
+            *sum += term(left, right);
+        }
+    }
+    for (sum, (&left, &right)) in sums.iter_mut().zip(left_rest.iter().zip(right_rest)) {
+        *sum += term(left, right);
+    }
+    sums.iter().sum()
 }

@@ -2,7 +2,11 @@
 
 use std::{mem::MaybeUninit, ops::Range};
 
-use super::{activation::Activation, observer::Tally, simd::vectorised};
+use super::{
+    activation::Activation,
+    observer::Tally,
+    simd::{larger, vectorised},
+};
 
 /// Neurons whose rows are read together, so that a few tokens of them stay in the first-level cache.
 const TILE: usize = 256;
@@ -97,10 +101,14 @@ impl Rows for Placed<'_> {
 
     #[inline(always)]
     fn put<const N: usize>(&mut self, row: usize, column: usize, activations: &[f32; N]) {
-        let up = part::<_, N>(self.up, row * self.width + column);
+        // Read as a whole before anything is written: the compiler cannot know that the places are others.
+        let mut product = *part::<_, N>(self.up, row * self.width + column);
+        for (h, a) in product.iter_mut().zip(activations) {
+            *h *= a;
+        }
         let to = part_mut::<_, N>(self.to, row * self.stride + self.column + column);
-        for ((h, up), a) in to.iter_mut().zip(up).zip(activations) {
-            h.write(up * a);
+        for (to, h) in to.iter_mut().zip(product) {
+            to.write(h);
         }
     }
 }
@@ -183,8 +191,8 @@ fn add_part<const N: usize>(
             // A run has at most 64 tokens; a checked sum would branch at every neuron.
             active[i] = active[i].wrapping_add(u32::from(gate[i] > 0.0));
             sum[i] += activation[i];
-            sum_sq[i] += activation[i] * activation[i];
-            max[i] = max[i].max(activation[i]);
+            sum_sq[i] = activation[i].mul_add(activation[i], sum_sq[i]);
+            max[i] = larger(max[i], activation[i]);
         }
         rows.put(row, column, &activation);
     }
@@ -199,7 +207,7 @@ fn add_part<const N: usize>(
         *total += f64::from(value);
     }
     for (total, value) in part_mut::<_, N>(&mut sums.max, first).iter_mut().zip(max) {
-        *total = total.max(value);
+        *total = larger(*total, value);
     }
 }
 

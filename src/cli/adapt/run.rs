@@ -16,6 +16,7 @@ use crate::{
         STOP, Talk,
         apply::card,
         hub::{Located, folder_name, on_hub},
+        memory,
         place::Place,
         profile::separator,
         usage,
@@ -265,7 +266,7 @@ impl Ground {
             stop: &STOP,
         };
         let mut live = Live::new(talk, &settings, self.plan.windows.context);
-        keep_freed_memory();
+        memory::keep_freed();
         let finish = trainer.run(&folder, |event| live.tell(&event))?;
         live.end();
         if finish == Finish::Stopped {
@@ -389,14 +390,4 @@ impl Done {
             delta.display()
         )
     }
-}
-
-/// What a step frees stays with the program, whose next step wants tensors of the same sizes: given back to the system after a second and fetched
-/// again page by page, it costs SmolLM2-135M an eighth of its speed on two cores.
-#[allow(unsafe_code)]
-fn keep_freed_memory() {
-    // `mi_option_purge_delay` of mimalloc.h, in milliseconds, or -1 for never; the crate does not name it.
-    const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
-    // SAFETY: options are atomic numbers, read whenever something is freed.
-    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
 }

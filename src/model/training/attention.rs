@@ -3,11 +3,11 @@
 use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::{sum, with};
+use super::with;
 use crate::model::{
     attention::{Causal, QUERIES, Scores},
     matrix::{Matrix, multiply, multiply_add, overwritten},
-    simd::vectorised,
+    simd::{sum_by_pairs, vectorised},
 };
 
 /// Causal attention over query `[batch, seq, heads, dim]`, key and value `[batch, seq, kv_heads, dim]`. The weights of the keys are
@@ -114,7 +114,7 @@ struct HeadGradients {
 vectorised! {
     /// From the gradient of the weights to that of the raw products, in place: `p (g − Σ p g)`, times the slope of what was done to them.
     fn softmax_back(weights: &[f32], slopes: &[f32], scale: f32, gradient: &mut [f32]) {
-        let along = sum(weights.iter().zip(gradient.iter()).map(|(p, g)| p * g));
+        let along = sum_by_pairs(weights, gradient, |p, g| p * g);
         for (g, p) in gradient.iter_mut().zip(weights) {
             *g = p * (*g - along) * scale;
         }

@@ -5,10 +5,10 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::{UNSCORED, has_kernels, sum, with};
+use super::{UNSCORED, has_kernels, with};
 use crate::model::{
     matrix::slice,
-    simd::{exp, vectorised},
+    simd::{exp, sum_by, vectorised},
 };
 
 /// `scale` times the sum of the negative log-likelihood of the scored targets under `logits [1, tokens, vocabulary]`.
@@ -53,7 +53,7 @@ vectorised! {
         }
         let max = maxima.iter().chain(rest).fold(f32::NEG_INFINITY, |max, &value| if value > max { value } else { max });
         // A NaN is no maximum, but it must not pass for a loss.
-        *to = max + sum(logits.iter().map(|&x| exp(x - max))).ln();
+        *to = max + sum_by(logits, |x| exp(x - max)).ln();
         if logits.iter().any(|x| x.is_nan()) {
             *to = f32::NAN;
         }

@@ -219,19 +219,3 @@ unsafe fn made(like: &Shape, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Resu
 
 /// Values that one task takes.
 const CHUNK: usize = 1 << 15;
-
-/// Sum in sixteen running parts: vector code, and less rounding than one part.
-#[inline(always)]
-fn sum(values: impl ExactSizeIterator<Item = f32>) -> f32 {
-    let mut sums = [0f32; 16];
-    let mut values = values;
-    while values.len() >= 16 {
-        for sum in &mut sums {
-            *sum += values.next().unwrap_or_default();
-        }
-    }
-    for value in values {
-        sums[0] += value;
-    }
-    sums.iter().sum()
-}

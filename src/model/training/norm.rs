@@ -5,10 +5,10 @@ use std::mem::MaybeUninit;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::{CHUNK, sum, with};
+use super::{CHUNK, with};
 use crate::model::{
     matrix::{filled, slice},
-    simd::vectorised,
+    simd::{sum, sum_by, sum_by_pairs, vectorised},
     spec::{NormKind, NormSpec},
 };
 
@@ -47,8 +47,8 @@ impl FrozenNorm {
 #[inline(always)]
 fn moments(kind: NormKind, eps: f32, x: &[f32]) -> (f32, f32) {
     let n = x.len() as f32;
-    let mean = if kind == NormKind::Layer { sum(x.iter().copied()) / n } else { 0.0 };
-    let square = sum(x.iter().map(|x| (x - mean) * (x - mean))) / n;
+    let mean = if kind == NormKind::Layer { sum(x) / n } else { 0.0 };
+    let square = sum_by(x, |x| (x - mean) * (x - mean)) / n;
     (mean, 1.0 / (square + eps).sqrt())
 }
 
@@ -78,8 +78,8 @@ vectorised! {
             for ((dx, g), w) in dx.iter_mut().zip(g).zip(&norm.weight) {
                 *dx = g * w;
             }
-            let along = sum(dx.iter().zip(x).map(|(h, x)| h * (x - mean))) * inverse / n;
-            let level = if norm.kind == NormKind::Layer { sum(dx.iter().copied()) / n } else { 0.0 };
+            let along = sum_by_pairs(dx, x, |h, x| h * (x - mean)) * inverse / n;
+            let level = if norm.kind == NormKind::Layer { sum(dx) / n } else { 0.0 };
             for (dx, x) in dx.iter_mut().zip(x) {
                 *dx = (*dx - along * (x - mean) * inverse - level) * inverse;
             }
