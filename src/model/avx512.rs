@@ -57,9 +57,8 @@ impl Panels {
     pub fn of(weight: &[f32], out: usize, inner: usize) -> Self {
         let mut panels = Self::empty(out, inner);
         panels.values.par_chunks_mut(inner * LINES).zip(weight.par_chunks(PANEL * inner)).for_each(|(panel, rows)| {
-            for (column, row) in rows.chunks_exact(inner).enumerate() {
-                put(panel, column, row);
-            }
+            let rows: Vec<_> = rows.chunks_exact(inner).collect();
+            put(panel, &rows);
         });
         panels
     }
@@ -79,11 +78,15 @@ impl Panels {
     }
 }
 
-/// The weights of one output column.
-fn put(panel: &mut [Line], column: usize, row: &[f32]) {
-    let lines = panel[column / WIDTH..].iter_mut().step_by(LINES);
-    for (line, value) in lines.zip(row) {
-        line.0[column % WIDTH] = *value;
+/// Puts the weights of a panel's output columns into their places. Sixteen columns are read together: what is written is whole lines
+/// then, and not one value of every fourth.
+fn put(panel: &mut [Line], rows: &[&[f32]]) {
+    for (i, rows) in rows.chunks(WIDTH).enumerate() {
+        for (k, line) in panel[i..].iter_mut().step_by(LINES).enumerate() {
+            for (value, row) in line.0.iter_mut().zip(rows) {
+                *value = row[k];
+            }
+        }
     }
 }
 
@@ -129,9 +132,8 @@ impl Factors for Panels {
     fn of_rows<'a>(out: usize, inner: usize, row: impl Fn(usize) -> &'a [f32]) -> Self {
         let mut panels = Self::empty(out, inner);
         for (number, panel) in panels.values.chunks_exact_mut(inner * LINES).enumerate() {
-            for column in 0..PANEL.min(out - number * PANEL) {
-                put(panel, column, row(number * PANEL + column));
-            }
+            let rows: Vec<_> = (number * PANEL..out.min((number + 1) * PANEL)).map(&row).collect();
+            put(panel, &rows);
         }
         panels
     }

@@ -138,7 +138,7 @@ impl Panels for Laid {
 /// Tokens of the next task where so many are left: enough that a panel is read from memory seldom, and ever fewer towards the end,
 /// so that the threads finish together. Whole tiles of AMX, whose rows would have to be filled up.
 fn tokens_of_task(left: usize, most: usize) -> usize {
-    left.div_ceil(2 * rayon::current_num_threads()).next_multiple_of(16).clamp(64, most)
+    left.div_ceil(2 * rayon::current_num_threads()).next_multiple_of(16).clamp(32, most)
 }
 
 /// Does tasks by whichever thread is free, in their order.
