@@ -14,7 +14,7 @@ use super::{
     panels::in_order,
     positions::Positions,
     rope::Rotary,
-    simd::{exp, larger, vectorised},
+    simd::{across, exp, larger, vectorised},
     training::{CausalGradient, has_kernels},
 };
 
@@ -419,7 +419,7 @@ vectorised! {
                 *max = larger(*max, s);
             }
         }
-        let shift = -scale * maxima.into_iter().fold(f32::NEG_INFINITY, larger);
+        let shift = -scale * across(maxima, larger);
         let weigh = |part: &mut [f32; PART], sums: &mut [f32; PART]| {
             for s in part.iter_mut() {
                 *s = exp(s.mul_add(scale, shift));
@@ -434,7 +434,7 @@ vectorised! {
         }
         weigh(&mut last, &mut sums);
         rest.copy_from_slice(&last[..rest.len()]);
-        let inverse = 1.0 / sums.iter().sum::<f32>();
+        let inverse = 1.0 / across(sums, |a, b| a + b);
         for s in scores {
             *s *= inverse;
         }
