@@ -1,8 +1,8 @@
 //! Keys and values of tokens that a model has seen, so that what follows them is run without them.
 
 use std::{
-    cell::RefCell,
     collections::{BTreeMap, btree_map::Entry},
+    sync::Mutex,
 };
 
 use candle_core::{D, DType, Device, Result, Tensor};
@@ -121,7 +121,7 @@ impl Cache {
             (before[row] + i) as f32 - key as f32
         };
         let distances = spec.attention.alibi.then(|| self.table(most, distance, device)).transpose()?;
-        let layers = RefCell::new(std::mem::take(&mut self.layers));
+        let layers = Mutex::new(std::mem::take(&mut self.layers));
         Ok(Past {
             positions,
             lengths: self.lengths(),
@@ -140,7 +140,7 @@ impl Cache {
     }
 
     pub(super) fn put(&mut self, past: Past) {
-        self.layers = past.layers.into_inner();
+        self.layers = past.layers.into_inner().expect("nobody panicked with it");
     }
 }
 
@@ -156,7 +156,7 @@ pub struct Past {
     distances: Option<Tensor>,
     /// Whether nothing came before: rows begin at position 0 and padding stands behind them, so that causal attention is all.
     fresh: bool,
-    layers: RefCell<Vec<KeyValue>>,
+    layers: Mutex<Vec<KeyValue>>,
 }
 
 impl Past {
@@ -205,7 +205,7 @@ impl Past {
     }
 
     fn add(&self, layer: usize, key: Tensor, value: Tensor) -> Result<KeyValue> {
-        let mut layers = self.layers.borrow_mut();
+        let mut layers = self.layers.lock().expect("nobody panicked with it");
         let Some(old) = layers.get_mut(layer) else {
             layers.push(KeyValue { key, value });
             return Ok(layers[layer].clone());

@@ -36,9 +36,10 @@ mod sums;
 mod training;
 mod weights;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, IndexOp, Result, Tensor};
+use rayon::prelude::*;
 
 pub use self::{
     activation::Activation,
@@ -50,7 +51,10 @@ pub use self::{
     spec::DecoderSpec,
     training::{Activations, UNSCORED},
 };
-use self::{embedding::Embedding, head::Head, layer::Layer, norm::Norm, positions::Positions, weights::Weights};
+use self::{
+    embedding::Embedding, head::Head, layer::Layer, norm::Norm, observer::InOrder, positions::Positions,
+    weights::Weights,
+};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 
 /// Which operators a forward pass uses.
@@ -167,11 +171,48 @@ impl Decoder {
         let (last, rest) = self.layers.split_last().expect("a decoder has layers");
         self.among_threads(|| {
             let positions = self.positions(ids)?;
+            if let Some(tally) = observer.tally()
+                && let Some(parts) = self.for_each_thread(ids, tally)?
+            {
+                return self.observe_parts(parts, &positions, tally);
+            }
             let mut x = self.embedding.forward(ids)?;
             for layer in rest {
                 x = layer.forward(x, &positions, observer)?;
             }
             last.observe(x, &positions, observer)
+        })
+    }
+
+    /// On the CPU, a batch and its tally in one part of whole windows for each thread, where there are enough of them and a thread that
+    /// has ended can help another.
+    fn for_each_thread(&self, ids: &Tensor, tally: &Tally) -> Result<Option<Vec<(Tensor, Tally)>>> {
+        let ((batch, seq), threads) = (ids.dims2()?, rayon::current_num_threads());
+        if !self.device().is_cpu() || threads == 1 || panels::few(batch / threads * seq) {
+            return Ok(None);
+        }
+        let windows: Vec<_> = (0..threads).map(|i| i * batch / threads..(i + 1) * batch / threads).collect();
+        let tokens: Vec<_> = windows.iter().map(|windows| windows.len() * seq).collect();
+        let Some(tallies) = tally.parts(&tokens) else { return Ok(None) };
+        let parts =
+            windows.into_iter().zip(tallies).map(|(own, tally)| Ok((ids.narrow(0, own.start, own.len())?, tally)));
+        parts.collect::<Result<_>>().map(Some)
+    }
+
+    /// The same by parts that do not wait for each other: a thread stays with its windows, whose activations stay in its caches.
+    fn observe_parts(&self, parts: Vec<(Tensor, Tally)>, positions: &Positions, tally: &mut Tally) -> Result<()> {
+        let (last, rest) = self.layers.split_last().expect("a decoder has layers");
+        let tally = Mutex::new(InOrder::new(tally, parts.len()));
+        let take = |number, own: &mut Tally| tally.lock().expect("nobody panicked with it").take(number, own);
+        parts.into_par_iter().enumerate().try_for_each(|(number, (ids, mut own))| {
+            let mut x = self.embedding.forward(&ids)?;
+            for layer in rest {
+                x = layer.forward(x, positions, &mut own)?;
+                take(number, &mut own);
+            }
+            last.observe(x, positions, &mut own)?;
+            take(number, &mut own);
+            Ok(())
         })
     }
 

@@ -1,7 +1,10 @@
 //! The observer at the gates, and the tally that most observers fill.
 
+use std::collections::VecDeque;
+
 use candle_core::{Result, Tensor};
 
+use super::sums::Sums;
 use crate::neuron::FfnShape;
 
 /// Looks at the gates of a forward pass.
@@ -55,6 +58,8 @@ pub struct Tally {
     /// Feed-forward networks before this one have counted the batch already, those before `counted` in this pass.
     first: usize,
     counted: usize,
+    /// Of a part of another tally's batch: what is to be added there, network by network.
+    aside: Option<Vec<(usize, FoldSums)>>,
     /// What a GPU has counted and this tally has not heard of.
     #[cfg(feature = "cuda")]
     pub(super) abroad: super::gpu::activation::Abroad,
@@ -81,6 +86,7 @@ impl Tally {
             stretches: Vec::new(),
             first: 0,
             counted: 0,
+            aside: None,
             #[cfg(feature = "cuda")]
             abroad: super::gpu::activation::Abroad::default(),
             runs: Vec::new(),
@@ -174,11 +180,67 @@ impl Tally {
         Ok(runs)
     }
 
+    /// Tallies of parts of the batch, of so many tokens each, of a dense model: they put their sums aside until [`InOrder`] takes them.
+    /// Nothing, where the batch is not such parts.
+    pub(super) fn parts(&self, tokens: &[usize]) -> Option<Vec<Self>> {
+        let mut rest = self.runs.as_slice();
+        let parts = tokens.iter().map(|&tokens| {
+            let mut there = 0;
+            let fits = |run: &&Run| {
+                there += run.tokens;
+                there <= tokens
+            };
+            let own;
+            (own, rest) = rest.split_at(rest.iter().take_while(fits).count());
+            let whole = own.iter().map(|run| run.tokens).sum::<usize>() == tokens;
+            whole.then(|| Self {
+                runs: own.to_vec(),
+                first: self.first,
+                aside: Some(Vec::new()),
+                ..Self::new(FfnShape { layers: 0, ..self.shape }, 0)
+            })
+        });
+        let parts = parts.collect::<Option<Vec<_>>>()?;
+        (rest.is_empty() && !self.shape.is_routed()).then_some(parts)
+    }
+
+    /// The sums themselves, unless they are put aside.
+    pub(super) fn put_aside(&mut self, ffn: usize, sums: FoldSums) -> Option<FoldSums> {
+        let Some(aside) = &mut self.aside else { return Some(sums) };
+        aside.push((ffn, sums));
+        None
+    }
+
     /// Counts the tokens of one expert's runs; its sums are added beside.
     pub(super) fn route(&mut self, layer: usize, expert: usize, runs: &[Run]) {
         let ffn = self.shape.ffn(layer, expert);
         for run in runs {
             self.routed[run.fold][ffn] += run.tokens as u64;
+        }
+    }
+}
+
+/// The sums of runs, each with its fold.
+type FoldSums = Vec<(usize, Sums)>;
+
+/// Adds what [`Tally::parts`] put aside in the order of the parts, whichever comes first: rounding depends on it.
+pub(super) struct InOrder<'a> {
+    tally: &'a mut Tally,
+    waiting: Vec<VecDeque<(usize, FoldSums)>>,
+}
+
+impl<'a> InOrder<'a> {
+    pub fn new(tally: &'a mut Tally, parts: usize) -> Self {
+        Self { tally, waiting: vec![VecDeque::new(); parts] }
+    }
+
+    /// Takes what a part has put aside, and adds the networks that all parts have come past.
+    pub fn take(&mut self, number: usize, part: &mut Tally) {
+        self.waiting[number].extend(part.aside.iter_mut().flat_map(std::mem::take));
+        while self.waiting.iter().all(|part| !part.is_empty()) {
+            for (ffn, sums) in self.waiting.iter_mut().filter_map(VecDeque::pop_front) {
+                self.tally.add(ffn, self.tally.shape.width, sums);
+            }
         }
     }
 }

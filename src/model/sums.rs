@@ -17,6 +17,7 @@ const LANES: usize = 32;
 const NARROW: usize = 8;
 
 /// Sums over the tokens of one run, per neuron of a layer.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sums {
     active: Vec<u32>,
     sum: Vec<f64>,
@@ -263,6 +264,7 @@ impl Tally {
         if !self.wants(ffn) {
             return;
         }
+        let Some(runs) = self.put_aside(ffn, runs) else { return };
         let at = ffn * width..(ffn + 1) * width;
         for (fold, sums) in runs {
             for (total, n) in self.active[fold][at.clone()].iter_mut().zip(&sums.active) {

@@ -187,14 +187,14 @@ fn counts_and_moments_are_the_same_bits_with_any_number_of_threads() {
         };
         Decoder::build(&architecture, Path::Inference, weight).unwrap()
     };
-    // With twenty threads a task is a run of 64 tokens, or one of a single token.
+    // With three threads each has its own windows; with twenty a task is a run of 64 tokens, or one of a single token.
     let (batch, seq) = (32, 65);
     let ids = Tensor::from_iter((0..batch * seq).map(|i| (i * 31 % 97) as u32), &Device::Cpu).unwrap();
     let ids = ids.reshape((batch, seq)).unwrap();
     let folds = [[0u8; 64].as_slice(), &[1]].concat();
     for dtype in [DType::F32, DType::BF16] {
         let decoder = weights(dtype);
-        let counted = [1, 20, 40].map(|threads| {
+        let counted = [1, 3, 20, 40].map(|threads| {
             let mut tally = Tally::new(decoder.spec().ffn, 2);
             tally.begin(vec![folds.as_slice(); batch]);
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
