@@ -14,7 +14,7 @@ use super::{
     panels::in_order,
     positions::Positions,
     rope::Rotary,
-    simd::{across, exp, larger, vectorised},
+    simd::{exp, max, sum, vectorised},
     training::{CausalGradient, has_kernels},
 };
 
@@ -403,38 +403,14 @@ impl Scores {
     }
 }
 
-/// Scores that are one vector.
-const PART: usize = 16;
-
 vectorised! {
     /// Softmax of scores times `scale`.
     fn softmax(scores: &mut [f32], scale: f32) {
-        let (parts, rest) = scores.as_chunks_mut::<PART>();
-        // The last scores are a whole part, too: a loop over single ones costs as much as all the others.
-        let mut last = [f32::NEG_INFINITY; PART];
-        last[..rest.len()].copy_from_slice(rest);
-        let mut maxima = last;
-        for part in parts.iter() {
-            for (max, &s) in maxima.iter_mut().zip(part) {
-                *max = larger(*max, s);
-            }
+        let shift = -scale * max(scores);
+        for s in scores.iter_mut() {
+            *s = exp(s.mul_add(scale, shift));
         }
-        let shift = -scale * across(maxima, larger);
-        let weigh = |part: &mut [f32; PART], sums: &mut [f32; PART]| {
-            for s in part.iter_mut() {
-                *s = exp(s.mul_add(scale, shift));
-            }
-            for (sum, s) in sums.iter_mut().zip(part) {
-                *sum += *s;
-            }
-        };
-        let mut sums = [0f32; PART];
-        for part in parts.iter_mut() {
-            weigh(part, &mut sums);
-        }
-        weigh(&mut last, &mut sums);
-        rest.copy_from_slice(&last[..rest.len()]);
-        let inverse = 1.0 / across(sums, |a, b| a + b);
+        let inverse = 1.0 / sum(scores);
         for s in scores {
             *s *= inverse;
         }

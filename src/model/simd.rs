@@ -159,7 +159,7 @@ pub fn larger(a: f32, b: f32) -> f32 {
 
 /// Sixteen values taken together by halves: one after the other, each would wait for the one before.
 #[inline(always)]
-pub fn across(mut lanes: [f32; 16], together: impl Fn(f32, f32) -> f32) -> f32 {
+fn across(mut lanes: [f32; 16], together: impl Fn(f32, f32) -> f32) -> f32 {
     let mut half = 8;
     while half > 0 {
         for i in 0..half {
