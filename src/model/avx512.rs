@@ -109,10 +109,6 @@ impl panels::Panels for Panels {
         panels::of_equal_width(self.out)
     }
 
-    fn most(&self) -> usize {
-        128
-    }
-
     fn rows<'x>(&self, x: &'x [f32]) -> Rows<'x> {
         <Self as Factors>::rows(x, self.inner, [x.len() / self.inner, self.inner])
     }
@@ -193,7 +189,10 @@ mod kernel {
         mem::MaybeUninit,
     };
 
-    use super::{LINES, Line, PANEL, Rows, WIDTH};
+    use super::{
+        super::panels::{AHEAD, ask_for},
+        LINES, Line, PANEL, Rows, WIDTH,
+    };
 
     /// Tokens whose sums stand in registers: 6 × 4 of the 32, beside 4 of the panel and one of the tokens.
     const TOKENS: usize = 6;
@@ -235,17 +234,23 @@ mod kernel {
     ) {
         let count = panel.len() / LINES;
         assert!(x.len() >= (N - 1) * apart + count && product.len() >= (N - 1) * stride + PANEL);
+        let last = count.saturating_sub(AHEAD);
         let product = product.as_mut_ptr().cast::<f32>();
         // SAFETY: the assertion bounds every read and write, a line is sixteen values, and what is added to is there.
         unsafe {
             let mut sums = [[_mm512_setzero_ps(); LINES]; N];
             let (x, lines) = (x.as_ptr(), panel.as_ptr().cast::<f32>());
-            for k in 0..count {
-                let columns = [0, 1, 2, 3].map(|j| _mm512_loadu_ps(lines.add(k * PANEL + j * WIDTH)));
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    let token = _mm512_set1_ps(*x.add(i * apart + k));
-                    for (sum, column) in sums.iter_mut().zip(columns) {
-                        *sum = _mm512_fmadd_ps(token, column, *sum);
+            for steps in [0..last, last..count] {
+                if steps.end == count {
+                    ask_for::<N>(product, stride);
+                }
+                for k in steps {
+                    let columns = [0, 1, 2, 3].map(|j| _mm512_loadu_ps(lines.add(k * PANEL + j * WIDTH)));
+                    for (i, sums) in sums.iter_mut().enumerate() {
+                        let token = _mm512_set1_ps(*x.add(i * apart + k));
+                        for (sum, column) in sums.iter_mut().zip(columns) {
+                            *sum = _mm512_fmadd_ps(token, column, *sum);
+                        }
                     }
                 }
             }

@@ -167,10 +167,6 @@ impl panels::Panels for By<'_> {
         panels::of_equal_width(self.panels.out)
     }
 
-    fn most(&self) -> usize {
-        256
-    }
-
     fn rows(&self, x: &[f32]) -> Rows {
         let inner = self.panels.inner;
         Rows::of(x, inner, [x.len() / inner, inner], self.kernel)
@@ -390,7 +386,10 @@ mod avx512 {
         mem::MaybeUninit,
     };
 
-    use super::{BLOCK, Line, PANEL};
+    use super::{
+        super::panels::{AHEAD, ask_for},
+        BLOCK, Line, PANEL,
+    };
 
     /// Tokens whose sums stand in registers: 6 × 4 of the 32, beside 4 of the panel and one of the tokens.
     const TOKENS: usize = 6;
@@ -426,6 +425,7 @@ mod avx512 {
     ) {
         let count = panel.len() / (PANEL / 16);
         assert!(count > 0 && x.len() >= (N - 1) * pairs + start + count && product.len() >= (N - 1) * stride + PANEL);
+        let last = count.saturating_sub(AHEAD);
         let product = product.as_mut_ptr().cast::<f32>();
         // SAFETY: the assertion bounds every read and write, a line is sixteen values, and from the second block on the sums are there.
         unsafe {
@@ -438,13 +438,18 @@ mod avx512 {
                 }
             }
             let (x, lines) = (x.as_ptr().add(start), panel.as_ptr().cast::<__m512bh>());
-            for pair in 0..count {
-                let columns = [0, 1, 2, 3].map(|j| *lines.add(4 * pair + j));
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    let token = _mm512_set1_epi32((*x.add(i * pairs + pair)).cast_signed());
-                    let token = std::mem::transmute::<__m512i, __m512bh>(token);
-                    for (sum, column) in sums.iter_mut().zip(columns) {
-                        *sum = _mm512_dpbf16_ps(*sum, token, column);
+            for steps in [0..last, last..count] {
+                if steps.end == count {
+                    ask_for::<N>(product, stride);
+                }
+                for pair in steps {
+                    let columns = [0, 1, 2, 3].map(|j| *lines.add(4 * pair + j));
+                    for (i, sums) in sums.iter_mut().enumerate() {
+                        let token = _mm512_set1_epi32((*x.add(i * pairs + pair)).cast_signed());
+                        let token = std::mem::transmute::<__m512i, __m512bh>(token);
+                        for (sum, column) in sums.iter_mut().zip(columns) {
+                            *sum = _mm512_dpbf16_ps(*sum, token, column);
+                        }
                     }
                 }
             }

@@ -185,9 +185,8 @@ impl Linear {
         let (Some(weights), Ok(norm)) = (weights, on_rows(norm, x)) else { return Ok(None) };
         let (batch, seq, _) = x.dims3()?;
         check_runs(tally, batch * seq)?;
-        let (y, sums) = with(x, |x| {
-            Ok(panels::gated(weights, x, act, tally.runs(), Around { norm, residual: onto.then_some(x) }))
-        })?;
+        let (y, sums) =
+            with(x, |x| Ok(panels::gated(weights, x, act, tally, Around { norm, residual: onto.then_some(x) })))?;
         let ([width, _], [out, _]) = (weights[0].shape(), weights[2].shape());
         tally.add(ffn, width, sums);
         down.biased(Tensor::from_vec(y, (batch, seq, out), x.device())?).map(Some)

@@ -204,6 +204,11 @@ impl Tally {
         (rest.is_empty() && !self.shape.is_routed()).then_some(parts)
     }
 
+    /// How many threads had better share the batch: of parts, each has its own.
+    pub(super) fn threads(&self) -> usize {
+        if self.aside.is_some() { 1 } else { rayon::current_num_threads() }
+    }
+
     /// The sums themselves, unless they are put aside.
     pub(super) fn put_aside(&mut self, ffn: usize, sums: FoldSums) -> Option<FoldSums> {
         let Some(aside) = &mut self.aside else { return Some(sums) };

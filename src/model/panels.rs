@@ -17,7 +17,7 @@ use super::{
     activation::Activation,
     avx512, bf16,
     matrix::{filled, overwritten, write},
-    observer::Run,
+    observer::{Run, Tally},
     single,
     sums::Sums,
     training::FrozenNorm,
@@ -25,6 +25,28 @@ use super::{
 
 /// Output columns of a panel of our own kernels.
 pub(super) const PANEL: usize = 64;
+
+/// Steps before a tile's last at which the places of its sums are asked for: they would else come from memory while the next tile's
+/// sums wait. What is read in so many steps, 24 KB, does not drive them out of the first-level cache.
+#[cfg(target_arch = "x86_64")]
+pub(super) const AHEAD: usize = 96;
+
+/// Asks for the places of `N` rows of a panel's sums.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) fn ask_for<const N: usize>(sums: *const f32, stride: usize) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+
+    for row in 0..N {
+        for line in (0..PANEL).step_by(16) {
+            // SAFETY: asking for memory reads none, whatever the address.
+            #[allow(unsafe_code)]
+            unsafe {
+                _mm_prefetch::<_MM_HINT_T0>(sums.wrapping_add(row * stride + line).cast());
+            }
+        }
+    }
+}
 
 /// The columns of such panels, the last of which need not be whole.
 pub(super) fn of_equal_width(out: usize) -> Vec<Range<usize>> {
@@ -44,7 +66,9 @@ pub(super) trait Panels: Sync {
 
     /// Tokens of one task of a whole network at most: the more, the seldomer a panel is read, the fewer, the more of their hidden
     /// units stay in the second-level cache.
-    fn most(&self) -> usize;
+    fn most(&self) -> usize {
+        256
+    }
 
     /// Rows `[tokens, in]`.
     fn rows<'x>(&self, x: &'x [f32]) -> Self::Rows<'x>;
@@ -137,8 +161,8 @@ impl Panels for Laid {
 
 /// Tokens of the next task where so many are left: enough that a panel is read from memory seldom, and ever fewer towards the end,
 /// so that the threads finish together. Whole tiles of AMX, whose rows would have to be filled up.
-fn tokens_of_task(left: usize, most: usize) -> usize {
-    left.div_ceil(2 * rayon::current_num_threads()).next_multiple_of(16).clamp(32, most)
+fn tokens_of_task(left: usize, most: usize, threads: usize) -> usize {
+    if threads == 1 { most } else { left.div_ceil(2 * threads).next_multiple_of(16).clamp(32, most) }
 }
 
 /// Does tasks by whichever thread is free, in their order.
@@ -202,7 +226,7 @@ pub(super) fn together<P: Panels, const N: usize>(weights: [&P; N], x: &[f32], a
     assert!(around.residual.is_none_or(|residual| outs.iter().all(|out| residual.len() == tokens * out)));
     while !left.is_empty() {
         let there = left.len() / inner;
-        let (first, tokens) = (tokens - there, tokens_of_task(there, 256).min(there));
+        let (first, tokens) = (tokens - there, tokens_of_task(there, 256, rayon::current_num_threads()).min(there));
         let x = left.split_off(..tokens * inner).expect("no more than are there");
         let to: [_; N] =
             array::from_fn(|i| rest[i].split_off_mut(..tokens * outs[i]).expect("there is room for all tokens"));
@@ -259,14 +283,14 @@ fn by_panels<P: Panels>(weight: &P, x: &[f32]) -> Vec<f32> {
     }
 }
 
-/// `(act(x Gᵀ) · x Uᵀ) Dᵀ [tokens, out]` of `x [tokens, in]`, whose tokens are those of the runs, and the sums of each run over the
-/// activations. Of gates and the up projection's values, no more than a panel of a few tokens is ever there, and of hidden units no
+/// `(act(x Gᵀ) · x Uᵀ) Dᵀ [tokens, out]` of `x [tokens, in]`, whose tokens are the tally's, and the sums of each of its runs over
+/// the activations. Of gates and the up projection's values, no more than a panel of a few tokens is ever there, and of hidden units no
 /// more than a few tokens'.
 pub(super) fn gated<P: Panels>(
     [gate, up, down]: [&P; 3],
     x: &[f32],
     act: Activation,
-    runs: &[Run],
+    tally: &Tally,
     around: Around,
 ) -> (Vec<f32>, Vec<(usize, Sums)>) {
     let ([neurons, inner], [out, _]) = (gate.shape(), down.shape());
@@ -275,7 +299,7 @@ pub(super) fn gated<P: Panels>(
     assert!(around.residual.is_none_or(|residual| residual.len() == tokens * out));
     let mut y = Vec::with_capacity(tokens * out);
     let (mut rest, mut x, mut first) = (&mut y.spare_capacity_mut()[..tokens * out], x, 0);
-    let mut sums: Vec<_> = tasks(runs, gate.most()).map(|runs| (runs, Vec::new())).collect();
+    let mut sums: Vec<_> = tasks(tally.runs(), gate.most(), tally.threads()).map(|runs| (runs, Vec::new())).collect();
     let tasks = sums.iter_mut().map(|(runs, sums)| {
         let tokens: usize = runs.iter().map(|run| run.tokens).sum();
         let own = x.split_off(..tokens * inner).zip(rest.split_off_mut(..tokens * out));
@@ -344,10 +368,10 @@ fn each_panel<P: Panels>(weight: &P, rows: &P::Rows<'_>, to: &mut [MaybeUninit<f
 }
 
 /// Runs that follow one another, as many as make up [one task](tokens_of_task).
-fn tasks(runs: &[Run], most: usize) -> impl Iterator<Item = &[Run]> {
+fn tasks(runs: &[Run], most: usize, threads: usize) -> impl Iterator<Item = &[Run]> {
     let (mut rest, mut left) = (runs, runs.iter().map(|run| run.tokens).sum());
     std::iter::from_fn(move || {
-        let (mut there, tokens) = (0, tokens_of_task(left, most));
+        let (mut there, tokens) = (0, tokens_of_task(left, most, threads));
         let len = rest.iter().take_while(|run| {
             let room = there == 0 || there + run.tokens <= tokens;
             there += run.tokens;
