@@ -160,7 +160,8 @@ impl Panels for Laid {
 }
 
 /// Tokens of the next task where so many are left: enough that a panel is read from memory seldom, and ever fewer towards the end,
-/// so that the threads finish together. Whole tiles of AMX, whose rows would have to be filled up.
+/// so that the threads finish together; a thread alone has nobody to wait for. Whole tiles of AMX, whose rows would have to be
+/// filled up.
 fn tokens_of_task(left: usize, most: usize, threads: usize) -> usize {
     if threads == 1 { most } else { left.div_ceil(2 * threads).next_multiple_of(16).clamp(32, most) }
 }
