@@ -240,17 +240,15 @@ mod kernel {
         unsafe {
             let mut sums = [[_mm512_setzero_ps(); LINES]; N];
             let (x, lines) = (x.as_ptr(), panel.as_ptr().cast::<f32>());
-            for steps in [0..last, last..count] {
-                if steps.end == count {
+            for k in 0..count {
+                if k == last {
                     ask_for::<N>(product, stride);
                 }
-                for k in steps {
-                    let columns = [0, 1, 2, 3].map(|j| _mm512_loadu_ps(lines.add(k * PANEL + j * WIDTH)));
-                    for (i, sums) in sums.iter_mut().enumerate() {
-                        let token = _mm512_set1_ps(*x.add(i * apart + k));
-                        for (sum, column) in sums.iter_mut().zip(columns) {
-                            *sum = _mm512_fmadd_ps(token, column, *sum);
-                        }
+                let columns = [0, 1, 2, 3].map(|j| _mm512_loadu_ps(lines.add(k * PANEL + j * WIDTH)));
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let token = _mm512_set1_ps(*x.add(i * apart + k));
+                    for (sum, column) in sums.iter_mut().zip(columns) {
+                        *sum = _mm512_fmadd_ps(token, column, *sum);
                     }
                 }
             }

@@ -438,18 +438,16 @@ mod avx512 {
                 }
             }
             let (x, lines) = (x.as_ptr().add(start), panel.as_ptr().cast::<__m512bh>());
-            for steps in [0..last, last..count] {
-                if steps.end == count {
+            for pair in 0..count {
+                if pair == last {
                     ask_for::<N>(product, stride);
                 }
-                for pair in steps {
-                    let columns = [0, 1, 2, 3].map(|j| *lines.add(4 * pair + j));
-                    for (i, sums) in sums.iter_mut().enumerate() {
-                        let token = _mm512_set1_epi32((*x.add(i * pairs + pair)).cast_signed());
-                        let token = std::mem::transmute::<__m512i, __m512bh>(token);
-                        for (sum, column) in sums.iter_mut().zip(columns) {
-                            *sum = _mm512_dpbf16_ps(*sum, token, column);
-                        }
+                let columns = [0, 1, 2, 3].map(|j| *lines.add(4 * pair + j));
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let token = _mm512_set1_epi32((*x.add(i * pairs + pair)).cast_signed());
+                    let token = std::mem::transmute::<__m512i, __m512bh>(token);
+                    for (sum, column) in sums.iter_mut().zip(columns) {
+                        *sum = _mm512_dpbf16_ps(*sum, token, column);
                     }
                 }
             }
