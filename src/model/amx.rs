@@ -10,10 +10,14 @@ use std::{
     sync::OnceLock,
 };
 
-/// Columns of a panel.
-const PANEL: usize = 64;
+use super::{panels::PANEL, simd::Line};
+
+/// Tiles of a panel side by side.
+const TILES: usize = PANEL / 16;
 /// Pairs of bf16 that a row of a tile holds.
 const STEP: usize = 16;
+/// Lines that are asked for at every step: a panel, while 256 tokens are multiplied with another.
+const ASKED: usize = 4;
 
 /// Shape of the eight tiles: 16 rows of 64 bytes.
 #[repr(C, align(64))]
@@ -90,37 +94,49 @@ fn permitted() -> bool {
     false
 }
 
-/// The product of rows `[a multiple of 16, pairs]` with a panel `[pairs, 64]`, into rows that are `stride` apart; `pairs` is a multiple of 16.
+/// The product of tiles of tokens `[tokens / 16, pairs / 16, 16, 16]` with a panel `[pairs / 16, 4, 16, 16]`, into rows that are `stride`
+/// apart; writes 64 values of each. `next`, what will be multiplied next, is asked for meanwhile.
 #[allow(unsafe_code)]
-pub fn times(x: &[u32], pairs: usize, panel: &[u32], product: &mut [MaybeUninit<f32>], stride: usize) {
-    let tokens = x.len() / pairs;
+pub fn times(x: &[Line], pairs: usize, panel: &[Line], next: &[Line], product: &mut [MaybeUninit<f32>], stride: usize) {
     assert!(is_there(), "asked for only where there are tiles");
-    assert!(pairs > 0 && pairs.is_multiple_of(STEP) && tokens.is_multiple_of(16) && x.len() == tokens * pairs);
-    assert!(panel.len() >= pairs * PANEL && product.len() + stride >= tokens * stride + PANEL);
-    // SAFETY: the tiles are configured before they are used and released after; a tile reads 16 rows of 64 bytes, which the
-    // assertions keep inside the slices.
+    assert!(pairs > 0 && pairs.is_multiple_of(STEP) && x.len().is_multiple_of(pairs));
+    let (blocks, steps) = (x.len() / pairs, pairs / STEP);
+    assert!(panel.len() >= pairs * TILES && product.len() + stride >= blocks * 16 * stride + PANEL);
+    let mut next = next.chunks_exact(ASKED * steps);
+    // SAFETY: the tiles are configured before they are used and released after; a tile reads 16 lines, which the assertions keep inside
+    // the slices.
     unsafe {
         asm!("ldtilecfg [{}]", in(reg) &raw const SQUARE, options(nostack, readonly));
-        let mut token = 0;
-        while token < tokens {
-            let two = token + 32 <= tokens;
-            for column in (0..PANEL).step_by(32) {
-                let from = x.as_ptr().add(token * pairs);
-                let to = product.as_mut_ptr().cast::<f32>().add(token * stride + column);
-                let panel = panel.as_ptr().add(column);
-                if two { four(from, pairs, panel, to, stride) } else { beside(from, pairs, panel, to, stride) }
+        for block in (0..blocks).step_by(2) {
+            for tile in (0..TILES).step_by(2) {
+                let from = x.as_ptr().add(block * pairs);
+                let panel = panel.as_ptr().add(tile * 16);
+                let to = product.as_mut_ptr().cast::<f32>().add(block * 16 * stride + tile * 16);
+                if block + 1 < blocks {
+                    // What is here already is asked for again where there is nothing else.
+                    let ask = next.next().map_or((panel, 0), |lines| (lines.as_ptr(), ASKED));
+                    four((from, from.add(pairs)), steps, panel, ask, (to, stride));
+                } else {
+                    beside(from, steps, panel, (to, stride));
+                }
             }
-            token += if two { 32 } else { 16 };
         }
         asm!("tilerelease", options(nostack, nomem));
     }
 }
 
-/// 32 tokens × 32 columns: two tiles of tokens by two of the panel.
+/// 32 tokens × 32 columns: two tiles of tokens by two of the panel. On the way it asks for lines that will be read next, and for the
+/// places of the sums, which would else come from memory while the tiles wait.
 #[allow(unsafe_code)]
 #[inline]
-unsafe fn four(x: *const u32, pairs: usize, panel: *const u32, product: *mut f32, stride: usize) {
-    // SAFETY: the caller's.
+unsafe fn four(
+    (x, lower): (*const Line, *const Line),
+    steps: usize,
+    panel: *const Line,
+    (next, lines): (*const Line, usize),
+    (product, stride): (*mut f32, usize),
+) {
+    // SAFETY: the caller's; asking for memory reads none, whatever the address.
     unsafe {
         asm!(
             "tilezero tmm0",
@@ -128,32 +144,44 @@ unsafe fn four(x: *const u32, pairs: usize, panel: *const u32, product: *mut f32
             "tilezero tmm2",
             "tilezero tmm3",
             "2:",
-            "tileloadd tmm4, [{x} + {x_stride}]",
-            "tileloadd tmm6, [{panel} + {stride}]",
-            "tileloadd tmm7, [{panel} + {stride} + 64]",
+            "tileloadd tmm4, [{x} + {line}]",
+            "tileloadd tmm6, [{panel} + {line}]",
+            "tileloadd tmm7, [{panel} + {line} + 1024]",
             "tdpbf16ps tmm0, tmm4, tmm6",
             "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{lower} + {x_stride}]",
+            "tileloadd tmm5, [{lower} + {line}]",
             "tdpbf16ps tmm2, tmm5, tmm6",
             "tdpbf16ps tmm3, tmm5, tmm7",
-            "add {x}, 64",
-            "add {lower}, 64",
+            "prefetcht1 [{next}]",
+            "prefetcht1 [{next} + 64]",
+            "prefetcht1 [{next} + 128]",
+            "prefetcht1 [{next} + 192]",
+            "prefetchw [{place}]",
+            "prefetchw [{place} + 64]",
+            "prefetchw [{place} + {stride}]",
+            "prefetchw [{place} + {stride} + 64]",
+            "add {x}, 1024",
+            "add {lower}, 1024",
             "add {panel}, 4096",
+            "add {next}, {lines}",
+            "lea {place}, [{place} + 2 * {stride}]",
             "dec {steps}",
             "jnz 2b",
-            "tilestored [{product} + {to_stride}], tmm0",
-            "tilestored [{product} + {to_stride} + 64], tmm1",
-            "tilestored [{below} + {to_stride}], tmm2",
-            "tilestored [{below} + {to_stride} + 64], tmm3",
+            "tilestored [{product} + {stride}], tmm0",
+            "tilestored [{product} + {stride} + 64], tmm1",
+            "tilestored [{below} + {stride}], tmm2",
+            "tilestored [{below} + {stride} + 64], tmm3",
             x = inout(reg) x => _,
-            lower = inout(reg) x.add(16 * pairs) => _,
-            x_stride = in(reg) 4 * pairs,
+            lower = inout(reg) lower => _,
             panel = inout(reg) panel => _,
-            stride = in(reg) 4 * PANEL,
-            steps = inout(reg) pairs / STEP => _,
+            line = in(reg) size_of::<Line>(),
+            next = inout(reg) next => _,
+            lines = in(reg) lines * size_of::<Line>(),
+            steps = inout(reg) steps => _,
             product = in(reg) product,
-            to_stride = in(reg) 4 * stride,
+            place = inout(reg) product => _,
             below = in(reg) product.add(16 * stride),
+            stride = in(reg) 4 * stride,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack),
@@ -164,31 +192,30 @@ unsafe fn four(x: *const u32, pairs: usize, panel: *const u32, product: *mut f32
 /// 16 tokens × 32 columns.
 #[allow(unsafe_code)]
 #[inline]
-unsafe fn beside(x: *const u32, pairs: usize, panel: *const u32, product: *mut f32, stride: usize) {
+unsafe fn beside(x: *const Line, steps: usize, panel: *const Line, (product, stride): (*mut f32, usize)) {
     // SAFETY: the caller's.
     unsafe {
         asm!(
             "tilezero tmm0",
             "tilezero tmm1",
             "2:",
-            "tileloadd tmm4, [{x} + {x_stride}]",
-            "tileloadd tmm6, [{panel} + {stride}]",
-            "tileloadd tmm7, [{panel} + {stride} + 64]",
+            "tileloadd tmm4, [{x} + {line}]",
+            "tileloadd tmm6, [{panel} + {line}]",
+            "tileloadd tmm7, [{panel} + {line} + 1024]",
             "tdpbf16ps tmm0, tmm4, tmm6",
             "tdpbf16ps tmm1, tmm4, tmm7",
-            "add {x}, 64",
+            "add {x}, 1024",
             "add {panel}, 4096",
             "dec {steps}",
             "jnz 2b",
-            "tilestored [{product} + {to_stride}], tmm0",
-            "tilestored [{product} + {to_stride} + 64], tmm1",
+            "tilestored [{product} + {stride}], tmm0",
+            "tilestored [{product} + {stride} + 64], tmm1",
             x = inout(reg) x => _,
-            x_stride = in(reg) 4 * pairs,
             panel = inout(reg) panel => _,
-            stride = in(reg) 4 * PANEL,
-            steps = inout(reg) pairs / STEP => _,
+            line = in(reg) size_of::<Line>(),
+            steps = inout(reg) steps => _,
             product = in(reg) product,
-            to_stride = in(reg) 4 * stride,
+            stride = in(reg) 4 * stride,
             out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
             options(nostack),
         );

@@ -186,11 +186,12 @@ mod kernel {
         arch::x86_64::{
             _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
         },
+        array,
         mem::MaybeUninit,
     };
 
     use super::{
-        super::panels::{AHEAD, ask_for},
+        super::panels::{AHEAD, ask_ahead, ask_for},
         LINES, Line, PANEL, Rows, WIDTH,
     };
 
@@ -239,18 +240,21 @@ mod kernel {
         // SAFETY: the assertion bounds every read and write, a line is sixteen values, and what is added to is there.
         unsafe {
             let mut sums = [[_mm512_setzero_ps(); LINES]; N];
-            let (x, lines) = (x.as_ptr(), panel.as_ptr().cast::<f32>());
+            let rows: [_; N] = array::from_fn(|i| x.as_ptr().add(i * apart));
+            let mut line = panel.as_ptr().cast::<f32>();
             for k in 0..count {
                 if k == last {
                     ask_for::<N>(product, stride);
                 }
-                let columns = [0, 1, 2, 3].map(|j| _mm512_loadu_ps(lines.add(k * PANEL + j * WIDTH)));
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    let token = _mm512_set1_ps(*x.add(i * apart + k));
+                ask_ahead(line);
+                let columns = [0, 1, 2, 3].map(|j| _mm512_loadu_ps(line.add(j * WIDTH)));
+                for (row, sums) in rows.iter().zip(&mut sums) {
+                    let token = _mm512_set1_ps(*row.add(k));
                     for (sum, column) in sums.iter_mut().zip(columns) {
                         *sum = _mm512_fmadd_ps(token, column, *sum);
                     }
                 }
+                line = line.add(PANEL);
             }
             for (i, sums) in sums.iter().enumerate() {
                 for (j, sum) in sums.iter().enumerate() {

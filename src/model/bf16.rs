@@ -9,12 +9,14 @@ use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 use half::bf16;
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use super::{amx, simd::pack_lines};
 use super::{
     attention::QUERIES,
     attention_panels::Factors,
     matrix::{Matrix, filled, multiply_rows, slice},
     panels::{self, PANEL},
-    simd::{interleave, pack},
+    simd::{Line, interleave, pack},
 };
 
 /// Inner values are padded with zeros to a multiple of this: what a tile takes at once.
@@ -23,10 +25,8 @@ const STEP: usize = 32;
 #[cfg(target_arch = "x86_64")]
 const BLOCK: usize = 1024;
 
-/// Sixteen pairs of bf16, each in 32 bits with the earlier one low; a cache line.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-pub(super) struct Line([u32; 16]);
+/// Lines of 64 columns.
+const LINES: usize = PANEL / 16;
 
 /// How a product is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl Kernel {
     pub fn available() -> Vec<Self> {
         let has = |kernel: &Self| match kernel {
             #[cfg(target_arch = "x86_64")]
-            Self::Amx => super::amx::is_there(),
+            Self::Amx => amx::is_there(),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512f"),
             #[cfg(not(target_arch = "x86_64"))]
@@ -67,8 +67,8 @@ impl Kernel {
         let (tokens, inner, out) = (37, 70, 90);
         let values = |n: usize| (0..n).map(|i| (i * 7919 % 1009) as f32 / 504.0 - 1.0).collect::<Vec<_>>();
         let (x, weight) = (values(tokens * inner), values(out * inner));
-        let panels = Panels::of(&weight.iter().map(|&w| bf16::from_f32(w)).collect::<Vec<_>>(), out, inner);
-        let (ours, portable) = (panels.product(self, &x), panels.product(Self::Portable, &x));
+        let weight: Vec<_> = weight.iter().map(|&w| bf16::from_f32(w)).collect();
+        let [ours, portable] = [self, Self::Portable].map(|kernel| Panels::of(&weight, out, inner, kernel).product(&x));
         let right = ours.iter().zip(&portable).all(|(a, b)| (a - b).abs() <= 1e-4);
         if !right {
             tracing::warn!("{self:?} gives wrong products on this processor and is not used");
@@ -87,16 +87,17 @@ impl Kernel {
     }
 }
 
-/// A weight `[out, in]` in bf16, cut into panels of 64 output columns, each stored as `[in / 2, 64]` pairs; what is missing to
-/// whole panels and steps is zero.
+/// A weight `[out, in]` in bf16, cut into panels of 64 output columns, each stored as `[in / 2, 64]` pairs, for AMX as tiles
+/// `[in / 32, 4, 16, 16]` of 16 pairs by 16 columns; what is missing to whole panels and steps is zero.
 pub struct Panels {
     values: Vec<Line>,
     out: usize,
     inner: usize,
+    kernel: Kernel,
 }
 
 impl Panels {
-    /// Of a bf16 tensor `[out, in]` on the CPU.
+    /// Of a bf16 tensor `[out, in]` on the CPU, for the fastest kernel.
     ///
     /// # Errors
     /// When it is none.
@@ -106,32 +107,29 @@ impl Panels {
         let (storage, layout) = weight.storage_and_layout();
         let candle_core::Storage::Cpu(storage) = &*storage else { candle_core::bail!("the weight is not on the CPU") };
         let Some((start, end)) = layout.contiguous_offsets() else { candle_core::bail!("the weight has gaps") };
-        Ok(Self::of(&storage.as_slice::<bf16>()?[start..end], out, inner))
+        Ok(Self::of(&storage.as_slice::<bf16>()?[start..end], out, inner, Kernel::best()))
     }
 
-    /// Of values `[out, in]`, row by row.
+    /// Of values `[out, in]`, row by row, for one of the kernels that [are there](Kernel::available).
     #[must_use]
-    pub fn of(weight: &[bf16], out: usize, inner: usize) -> Self {
-        let mut panels = Self::empty(out, inner);
+    pub fn of(weight: &[bf16], out: usize, inner: usize, kernel: Kernel) -> Self {
+        let mut panels = Self::empty(out, inner, kernel);
         let size = panels.size();
         panels.values.par_chunks_mut(size).zip(weight.par_chunks(PANEL * inner)).for_each(|(panel, rows)| {
-            for (column, row) in rows.chunks_exact(inner).enumerate() {
-                for (pair, values) in row.chunks(2).enumerate() {
-                    let high = values.get(1).map_or(0, |value| u32::from(value.to_bits()));
-                    put(panel, pair, column, u32::from(values[0].to_bits()) | high << 16);
-                }
-            }
+            let pairs: Vec<u32> = rows
+                .chunks_exact(inner)
+                .flat_map(|row| row.chunks(2))
+                .map(|pair| {
+                    u32::from(pair[0].to_bits()) | pair.get(1).map_or(0, |high| u32::from(high.to_bits()) << 16)
+                })
+                .collect();
+            put(panel, &pairs, inner.div_ceil(2), kernel);
         });
         panels
     }
 
-    /// For the fastest kernel.
-    pub(super) fn best(&self) -> By<'_> {
-        By { panels: self, kernel: Kernel::best() }
-    }
-
-    fn empty(out: usize, inner: usize) -> Self {
-        Self { values: vec![Line([0; 16]); out.div_ceil(PANEL) * size(inner)], out, inner }
+    fn empty(out: usize, inner: usize, kernel: Kernel) -> Self {
+        Self { values: vec![Line([0; 16]); out.div_ceil(PANEL) * size(inner)], out, inner, kernel }
     }
 
     /// Lines of one panel.
@@ -144,36 +142,37 @@ impl Panels {
     /// # Panics
     /// When `x` is not whole rows.
     #[must_use]
-    pub fn product(&self, kernel: Kernel, x: &[f32]) -> Vec<f32> {
+    pub fn product(&self, x: &[f32]) -> Vec<f32> {
         assert_eq!(x.len() % self.inner, 0, "rows of {} values", self.inner);
-        panels::product(&By { panels: self, kernel }, x)
+        panels::product(self, x)
     }
 }
 
-/// Panels for a kernel of the caller's choice.
-pub(super) struct By<'a> {
-    panels: &'a Panels,
-    kernel: Kernel,
-}
-
-impl panels::Panels for By<'_> {
+impl panels::Panels for Panels {
     type Rows<'x> = Rows;
 
     fn shape(&self) -> [usize; 2] {
-        [self.panels.out, self.panels.inner]
+        [self.out, self.inner]
     }
 
     fn columns(&self) -> Vec<Range<usize>> {
-        panels::of_equal_width(self.panels.out)
+        panels::of_equal_width(self.out)
     }
 
     fn rows(&self, x: &[f32]) -> Rows {
-        let inner = self.panels.inner;
-        Rows::of(x, inner, [x.len() / inner, inner], self.kernel)
+        Rows::of(x, self.inner, [x.len() / self.inner, self.inner], self.kernel)
     }
 
     fn multiply(&self, rows: &Rows, columns: Range<usize>, to: &mut [MaybeUninit<f32>], stride: usize) {
-        Panels::times(rows, self.panels.panel(columns.start / PANEL, 0), to, stride, columns.len());
+        #[cfg(target_arch = "x86_64")]
+        if let Rows::Tiles { values, tokens, pairs } = rows
+            && columns.len() == PANEL
+            && tokens.is_multiple_of(16)
+        {
+            let (panel, next) = self.values[columns.start / PANEL * self.size()..].split_at(self.size());
+            return amx::times(values, *pairs, panel, &next[..self.size().min(next.len())], to, stride);
+        }
+        Self::times(rows, self.panel(columns.start / PANEL, 0), to, stride, columns.len());
     }
 }
 
@@ -184,28 +183,33 @@ impl Factors for Panels {
     type Rows<'x> = Rows;
 
     fn of_rows<'a>(out: usize, inner: usize, row: impl Fn(usize) -> &'a [f32]) -> Self {
-        let mut panels = Self::empty(out, inner);
+        let mut panels = Self::empty(out, inner, Kernel::best());
+        let pairs = inner.div_ceil(2);
         for (panel, start) in panels.values.chunks_exact_mut(size(inner)).zip((0..out).step_by(PANEL)) {
-            for column in 0..PANEL.min(out - start) {
-                // SAFETY: all pairs are written.
-                #[allow(unsafe_code)]
-                let packed = unsafe { filled(inner.div_ceil(2), |packed| pack(row(start + column), packed)) };
-                packed.iter().enumerate().for_each(|(pair, &values)| put(panel, pair, column, values));
-            }
+            let columns = PANEL.min(out - start);
+            let fill = |packed: &mut [MaybeUninit<u32>]| {
+                for (column, packed) in packed.chunks_exact_mut(pairs).enumerate() {
+                    pack(row(start + column), packed);
+                }
+            };
+            // SAFETY: all pairs of all columns are written.
+            #[allow(unsafe_code)]
+            let packed = unsafe { filled(columns * pairs, fill) };
+            put(panel, &packed, pairs, panels.kernel);
         }
         panels
     }
 
     fn of_columns<'a>(out: usize, inner: usize, column: impl Fn(usize) -> &'a [f32]) -> Self {
-        let mut panels = Self::empty(out, inner);
+        let mut panels = Self::empty(out, inner, Kernel::best());
         let zeros = vec![0f32; out];
         let mut pairs = vec![0u32; out];
         for pair in 0..inner.div_ceil(2) {
             let high = if 2 * pair + 1 < inner { column(2 * pair + 1) } else { &zeros };
             interleave(column(2 * pair), high, &mut pairs);
             for (panel, pairs) in panels.values.chunks_exact_mut(size(inner)).zip(pairs.chunks(PANEL)) {
-                for (line, pairs) in panel[pair * (PANEL / 16)..].iter_mut().zip(pairs.chunks(16)) {
-                    line.0[..pairs.len()].copy_from_slice(pairs);
+                for (i, pairs) in pairs.chunks(16).enumerate() {
+                    panel[line(pair, i, panels.kernel)].0[..pairs.len()].copy_from_slice(pairs);
                 }
             }
         }
@@ -213,7 +217,7 @@ impl Factors for Panels {
     }
 
     fn panel(&self, number: usize, inner: usize) -> &[Line] {
-        &self.values[number * self.size()..][..self.size()][inner / 2 * (PANEL / 16)..]
+        &self.values[number * self.size()..][..self.size()][inner / 2 * LINES..]
     }
 
     fn rows(x: &[f32], stride: usize, shape: [usize; 2]) -> Rows {
@@ -223,7 +227,9 @@ impl Factors for Panels {
     fn tokens(rows: &Rows) -> usize {
         match rows {
             #[cfg(target_arch = "x86_64")]
-            Rows::Pairs { tokens, .. } => *tokens,
+            Rows::Tiles { tokens, .. } => *tokens,
+            #[cfg(target_arch = "x86_64")]
+            Rows::Pairs { values, pairs } => values.len() / pairs,
             Rows::Wide { values, inner } => values.len() / inner,
         }
     }
@@ -231,19 +237,17 @@ impl Factors for Panels {
     fn padded(rows: &Rows) -> usize {
         match rows {
             #[cfg(target_arch = "x86_64")]
-            Rows::Pairs { values, pairs, .. } => values.len() / pairs,
-            Rows::Wide { values, inner } => values.len() / inner,
+            Rows::Tiles { tokens, .. } => tokens.next_multiple_of(16),
+            _ => Self::tokens(rows),
         }
     }
 
     fn whole(rows: &Rows, panel: &[Line], to: &mut [MaybeUninit<f32>], stride: usize) {
         match rows {
             #[cfg(target_arch = "x86_64")]
-            Rows::Pairs { kernel: Kernel::Amx, values, pairs, .. } => {
-                super::amx::times(values, *pairs, panel.as_flattened_pairs(), to, stride);
-            }
+            Rows::Tiles { values, pairs, .. } => amx::times(values, *pairs, panel, &[], to, stride),
             #[cfg(target_arch = "x86_64")]
-            Rows::Pairs { values, pairs, .. } => {
+            Rows::Pairs { values, pairs } => {
                 // SAFETY: `Kernel::available` has found the instructions.
                 #[allow(unsafe_code)]
                 unsafe {
@@ -265,7 +269,7 @@ impl CustomOp1 for Panels {
         if inner != self.inner {
             candle_core::bail!("a projection of width {} was given vectors of width {inner}", self.inner);
         }
-        let y = self.product(Kernel::best(), slice(x, layout)?);
+        let y = self.product(slice(x, layout)?);
         Ok((CpuStorage::F32(y), Shape::from((tokens, self.out))))
     }
 }
@@ -292,18 +296,37 @@ fn pairs(inner: usize) -> usize {
 
 /// Lines of one panel.
 fn size(inner: usize) -> usize {
-    pairs(inner) * (PANEL / 16)
+    pairs(inner) * LINES
 }
 
-fn put(panel: &mut [Line], pair: usize, column: usize, values: u32) {
-    panel[pair * (PANEL / 16) + column / 16].0[column % 16] = values;
+/// Where in a panel the line of a pair of inner values and of sixteen columns lies.
+fn line(pair: usize, columns: usize, kernel: Kernel) -> usize {
+    match kernel {
+        Kernel::Amx => (pair / 16 * LINES + columns) * 16 + pair % 16,
+        Kernel::Avx512 | Kernel::Portable => pair * LINES + columns,
+    }
+}
+
+/// Puts a panel's columns `[columns, pairs]` into their places. Sixteen columns are read together: what is written is whole lines then.
+fn put(panel: &mut [Line], columns: &[u32], pairs: usize, kernel: Kernel) {
+    for (i, columns) in columns.chunks(16 * pairs).enumerate() {
+        for pair in 0..pairs {
+            let line = &mut panel[line(pair, i, kernel)].0;
+            for (to, column) in line.iter_mut().zip(columns.chunks_exact(pairs)) {
+                *to = column[pair];
+            }
+        }
+    }
 }
 
 /// Rows `[tokens, in]` as one kernel reads them.
 pub(super) enum Rows {
-    /// Pairs of bf16, `[tokens, pairs]`; for tiles, rows of zeros fill the tokens to a multiple of 16.
+    /// Tiles of 16 tokens by 16 pairs of bf16, `[tokens / 16, pairs / 16, 16, 16]`; rows of zeros fill the tokens to a multiple of 16.
     #[cfg(target_arch = "x86_64")]
-    Pairs { kernel: Kernel, values: Vec<u32>, tokens: usize, pairs: usize },
+    Tiles { values: Vec<Line>, tokens: usize, pairs: usize },
+    /// Pairs of bf16, `[tokens, pairs]`.
+    #[cfg(target_arch = "x86_64")]
+    Pairs { values: Vec<u32>, pairs: usize },
     /// Rounded to bf16, in f32: `[tokens, in]`.
     Wide { values: Vec<f32>, inner: usize },
 }
@@ -312,38 +335,45 @@ impl Rows {
     /// Of rows that are `stride` apart.
     fn of(x: &[f32], stride: usize, [tokens, inner]: [usize; 2], kernel: Kernel) -> Self {
         let row = |token: usize| &x[token * stride..][..inner];
-        #[cfg(target_arch = "x86_64")]
-        if kernel != Kernel::Portable {
-            let pairs = pairs(inner);
-            let all = if kernel == Kernel::Amx { tokens.next_multiple_of(16) } else { tokens };
-            let fill = |values: &mut [MaybeUninit<u32>]| {
-                let (own, padding) = values.split_at_mut(tokens * pairs);
-                for (token, to) in own.chunks_exact_mut(pairs).enumerate() {
-                    pack(row(token), to);
-                }
-                padding.fill(MaybeUninit::new(0));
-            };
-            // SAFETY: all rows and the padding behind them are written.
-            #[allow(unsafe_code)]
-            let values = unsafe { filled(all * pairs, fill) };
-            return Self::Pairs { kernel, values, tokens, pairs };
-        }
-        debug_assert_eq!(kernel, Kernel::Portable);
-        let values = (0..tokens).flat_map(row).map(|&x| bf16::from_f32(x).to_f32()).collect();
-        Self::Wide { values, inner }
-    }
-}
-
-trait Pairs {
-    fn as_flattened_pairs(&self) -> &[u32];
-}
-
-impl Pairs for [Line] {
-    fn as_flattened_pairs(&self) -> &[u32] {
-        // SAFETY: a line is sixteen u32 without padding.
-        #[allow(unsafe_code)]
-        unsafe {
-            std::slice::from_raw_parts(self.as_ptr().cast::<u32>(), self.len() * 16)
+        match kernel {
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Amx => {
+                let pairs = pairs(inner);
+                let fill = |tiles: &mut [MaybeUninit<Line>]| {
+                    for (block, tiles) in tiles.chunks_exact_mut(pairs).enumerate() {
+                        for i in 0..16 {
+                            let token = 16 * block + i;
+                            pack_lines(
+                                if token < tokens { row(token) } else { &[] },
+                                tiles[i..].iter_mut().step_by(16),
+                            );
+                        }
+                    }
+                };
+                // SAFETY: every line of every row is written.
+                #[allow(unsafe_code)]
+                let values = unsafe { filled(tokens.div_ceil(16) * pairs, fill) };
+                Self::Tiles { values, tokens, pairs }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512 => {
+                let pairs = pairs(inner);
+                let fill = |values: &mut [MaybeUninit<u32>]| {
+                    for (token, to) in values.chunks_exact_mut(pairs).enumerate() {
+                        pack(row(token), to);
+                    }
+                };
+                // SAFETY: all rows are written.
+                #[allow(unsafe_code)]
+                let values = unsafe { filled(tokens * pairs, fill) };
+                Self::Pairs { values, pairs }
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            Kernel::Amx | Kernel::Avx512 => unreachable!("these are another processor's"),
+            Kernel::Portable => {
+                let values = (0..tokens).flat_map(row).map(|&x| bf16::from_f32(x).to_f32()).collect();
+                Self::Wide { values, inner }
+            }
         }
     }
 }
@@ -355,8 +385,8 @@ fn wide(x: &[f32], inner: usize, panel: &[Line], product: &mut [MaybeUninit<f32>
     let mut weight = vec![0f32; inner * WIDTH];
     let rows = weight.chunks_exact_mut(WIDTH);
     for (k, to) in rows.enumerate() {
-        let pairs = panel[k / 2 * (PANEL / 16)..][..PANEL / 16].as_flattened_pairs();
-        for (pair, to) in pairs.iter().zip(to) {
+        let pairs = panel[k / 2 * LINES..][..LINES].iter().flat_map(|line| &line.0);
+        for (pair, to) in pairs.zip(to) {
             *to = f32::from_bits(if k % 2 == 0 { pair << 16 } else { pair & 0xffff_0000 });
         }
     }
@@ -383,12 +413,13 @@ mod avx512 {
             __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_set1_epi32, _mm512_setzero_ps,
             _mm512_storeu_ps,
         },
+        array,
         mem::MaybeUninit,
     };
 
     use super::{
-        super::panels::{AHEAD, ask_for},
-        BLOCK, Line, PANEL,
+        super::panels::{AHEAD, ask_ahead, ask_for},
+        BLOCK, LINES, Line, PANEL,
     };
 
     /// Tokens whose sums stand in registers: 6 × 4 of the 32, beside 4 of the panel and one of the tokens.
@@ -400,7 +431,7 @@ mod avx512 {
     pub fn times(x: &[u32], pairs: usize, panel: &[Line], product: &mut [MaybeUninit<f32>], stride: usize) {
         for start in (0..pairs).step_by(BLOCK) {
             let block = start..pairs.min(start + BLOCK);
-            let panel = &panel[block.start * (PANEL / 16)..block.end * (PANEL / 16)];
+            let panel = &panel[block.start * LINES..block.end * LINES];
             for (x, y) in x.chunks(TOKENS * pairs).zip(product.chunks_mut(TOKENS * stride)) {
                 let (x, y) = ((x, pairs), (y, stride));
                 match x.0.len() / pairs {
@@ -423,7 +454,7 @@ mod avx512 {
         panel: &[Line],
         (product, stride): (&mut [MaybeUninit<f32>], usize),
     ) {
-        let count = panel.len() / (PANEL / 16);
+        let count = panel.len() / LINES;
         assert!(count > 0 && x.len() >= (N - 1) * pairs + start + count && product.len() >= (N - 1) * stride + PANEL);
         let last = count.saturating_sub(AHEAD);
         let product = product.as_mut_ptr().cast::<f32>();
@@ -437,19 +468,22 @@ mod avx512 {
                     }
                 }
             }
-            let (x, lines) = (x.as_ptr().add(start), panel.as_ptr().cast::<__m512bh>());
+            let rows: [_; N] = array::from_fn(|i| x.as_ptr().add(i * pairs + start));
+            let mut line = panel.as_ptr();
             for pair in 0..count {
                 if pair == last {
                     ask_for::<N>(product, stride);
                 }
-                let columns = [0, 1, 2, 3].map(|j| *lines.add(4 * pair + j));
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    let token = _mm512_set1_epi32((*x.add(i * pairs + pair)).cast_signed());
+                ask_ahead(line);
+                let columns = [0, 1, 2, 3].map(|j| *line.add(j).cast::<__m512bh>());
+                for (row, sums) in rows.iter().zip(&mut sums) {
+                    let token = _mm512_set1_epi32((*row.add(pair)).cast_signed());
                     let token = std::mem::transmute::<__m512i, __m512bh>(token);
                     for (sum, column) in sums.iter_mut().zip(columns) {
                         *sum = _mm512_dpbf16_ps(*sum, token, column);
                     }
                 }
+                line = line.add(LINES);
             }
             for (i, sums) in sums.iter().enumerate() {
                 for (j, sum) in sums.iter().enumerate() {

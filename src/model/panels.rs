@@ -48,6 +48,23 @@ pub(super) fn ask_for<const N: usize>(sums: *const f32, stride: usize) {
     }
 }
 
+/// Asks for the row of a panel that is multiplied eight steps behind this one, whose lines start here: in order as they are, they still come
+/// late from the second-level cache.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) fn ask_ahead<T>(row: *const T) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+
+    const ROW: usize = 64 * (PANEL / 16);
+    for line in 0..PANEL / 16 {
+        // SAFETY: asking for memory reads none, whatever the address.
+        #[allow(unsafe_code)]
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(row.cast::<i8>().wrapping_add(8 * ROW + 64 * line));
+        }
+    }
+}
+
 /// The columns of such panels, the last of which need not be whole.
 pub(super) fn of_equal_width(out: usize) -> Vec<Range<usize>> {
     (0..out).step_by(PANEL).map(|start| start..out.min(start + PANEL)).collect()
@@ -121,7 +138,7 @@ impl Panels for Laid {
         match self {
             Self::Single(weight) => weight.shape(),
             Self::Avx512(weight) => weight.shape(),
-            Self::Halves(weight) => weight.best().shape(),
+            Self::Halves(weight) => weight.shape(),
         }
     }
 
@@ -129,7 +146,7 @@ impl Panels for Laid {
         match self {
             Self::Single(weight) => weight.columns(),
             Self::Avx512(weight) => weight.columns(),
-            Self::Halves(weight) => weight.best().columns(),
+            Self::Halves(weight) => weight.columns(),
         }
     }
 
@@ -137,7 +154,7 @@ impl Panels for Laid {
         match self {
             Self::Single(weight) => weight.most(),
             Self::Avx512(weight) => weight.most(),
-            Self::Halves(weight) => weight.best().most(),
+            Self::Halves(weight) => weight.most(),
         }
     }
 
@@ -145,7 +162,7 @@ impl Panels for Laid {
         match self {
             Self::Single(weight) => LaidRows::Single(weight.rows(x)),
             Self::Avx512(weight) => LaidRows::Avx512(Panels::rows(weight, x)),
-            Self::Halves(weight) => LaidRows::Halves(weight.best().rows(x)),
+            Self::Halves(weight) => LaidRows::Halves(Panels::rows(weight, x)),
         }
     }
 
@@ -153,7 +170,7 @@ impl Panels for Laid {
         match (self, rows) {
             (Self::Single(weight), LaidRows::Single(rows)) => weight.multiply(rows, columns, to, stride),
             (Self::Avx512(weight), LaidRows::Avx512(rows)) => weight.multiply(rows, columns, to, stride),
-            (Self::Halves(weight), LaidRows::Halves(rows)) => weight.best().multiply(rows, columns, to, stride),
+            (Self::Halves(weight), LaidRows::Halves(rows)) => weight.multiply(rows, columns, to, stride),
             _ => unreachable!("rows are made for weights of one layout"),
         }
     }

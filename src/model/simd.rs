@@ -4,6 +4,11 @@
 use std::arch::x86_64::{__m512bh, __m512i, _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_storeu_si512};
 use std::mem::MaybeUninit;
 
+/// Sixteen pairs of bf16, each in 32 bits with the earlier one low; a cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub struct Line(pub [u32; 16]);
+
 /// Declares a function whose body is compiled three times, for AVX-512, for AVX2 with FMA, and for any processor, and that runs
 /// the widest one that this processor has. What the body calls must be `#[inline(always)]` to be compiled with it.
 macro_rules! vectorised {
@@ -127,6 +132,55 @@ fn pack_avx512(values: &[f32], pairs: &mut [MaybeUninit<u32>]) {
         }
     }
     pack_each(rest, to_rest);
+}
+
+/// The same into lines, wherever each of them is.
+///
+/// # Panics
+/// When there are more values than lines have room for.
+#[cfg(target_arch = "x86_64")]
+pub fn pack_lines<'a>(values: &[f32], lines: impl ExactSizeIterator<Item = &'a mut MaybeUninit<Line>>) {
+    assert!(values.len() <= 32 * lines.len(), "a line has room for 32 values");
+    if is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512f") {
+        // SAFETY: the processor has the instructions.
+        #[allow(unsafe_code)]
+        return unsafe { pack_lines_avx512(values, lines) };
+    }
+    each_line(values, lines, |values| {
+        Line(std::array::from_fn(|pair| nearest(values[2 * pair]) | nearest(values[2 * pair + 1]) << 16))
+    });
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn pack_lines_avx512<'a>(values: &[f32], lines: impl Iterator<Item = &'a mut MaybeUninit<Line>>) {
+    each_line(values, lines, |values| {
+        // SAFETY: 32 values are read, and a line is the sixteen pairs that they make.
+        #[allow(unsafe_code)]
+        unsafe {
+            let (low, high) = (_mm512_loadu_ps(values.as_ptr()), _mm512_loadu_ps(values[16..].as_ptr()));
+            std::mem::transmute::<__m512bh, Line>(_mm512_cvtne2ps_pbh(high, low))
+        }
+    });
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn each_line<'a>(
+    mut values: &[f32],
+    lines: impl Iterator<Item = &'a mut MaybeUninit<Line>>,
+    rounded: impl Fn(&[f32; 32]) -> Line,
+) {
+    for line in lines {
+        if let Some((whole, rest)) = values.split_first_chunk() {
+            values = rest;
+            line.write(rounded(whole));
+        } else {
+            let mut padded = [0.0; 32];
+            padded[..values.len()].copy_from_slice(std::mem::take(&mut values));
+            line.write(rounded(&padded));
+        }
+    }
 }
 
 vectorised! {

@@ -33,9 +33,11 @@ fn exact(x: &[f32], weight: &[f32], inner: usize) -> Vec<(f64, f64)> {
     x.chunks(inner).flat_map(|row| weight.chunks(inner).map(move |column| sum(row, column))).collect()
 }
 
-fn panels(weight: &[f32], inner: usize) -> Panels {
+/// A weight laid out for every kernel that this processor has.
+fn panels(weight: &[f32], inner: usize) -> Vec<(Kernel, Panels)> {
     let halves: Vec<_> = weight.iter().map(|&value| bf16::from_f32(value)).collect();
-    Panels::of(&halves, weight.len() / inner, inner)
+    let of = |kernel| (kernel, Panels::of(&halves, weight.len() / inner, inner, kernel));
+    Kernel::available().into_iter().map(of).collect()
 }
 
 proptest! {
@@ -47,8 +49,8 @@ proptest! {
     ) {
         let (x, weight) = (values(seed, tokens * inner), values(seed ^ 1, out * inner));
         let (panels, exact) = (panels(&weight, inner), exact(&x, &weight, inner));
-        for kernel in Kernel::available() {
-            let product = panels.product(kernel, &x);
+        for (kernel, panels) in panels {
+            let product = panels.product(&x);
             prop_assert_eq!(product.len(), exact.len());
             for (i, (&found, &(wanted, tolerance))) in product.iter().zip(&exact).enumerate() {
                 prop_assert!((f64::from(found) - wanted).abs() <= tolerance, "{kernel:?}, value {i}: {found} for {wanted}");
@@ -62,8 +64,8 @@ fn a_long_inner_dimension_is_added_up_over_its_blocks() {
     let (tokens, inner, out) = (20, 5000, 70);
     let (x, weight) = (values(1, tokens * inner), values(2, out * inner));
     let (panels, exact) = (panels(&weight, inner), exact(&x, &weight, inner));
-    for kernel in Kernel::available() {
-        for (found, (wanted, tolerance)) in panels.product(kernel, &x).iter().zip(&exact) {
+    for (kernel, panels) in panels {
+        for (found, (wanted, tolerance)) in panels.product(&x).iter().zip(&exact) {
             assert!((f64::from(*found) - wanted).abs() <= *tolerance, "{kernel:?}: {found} for {wanted}");
         }
     }
@@ -73,11 +75,10 @@ fn a_long_inner_dimension_is_added_up_over_its_blocks() {
 fn a_tokens_sums_are_the_same_bits_whatever_else_is_in_the_batch() {
     let (tokens, inner, out) = (700, 96, 130);
     let (x, weight) = (values(3, tokens * inner), values(4, out * inner));
-    let panels = panels(&weight, inner);
-    for kernel in Kernel::available() {
-        let together = panels.product(kernel, &x);
+    for (kernel, panels) in panels(&weight, inner) {
+        let together = panels.product(&x);
         for token in [0, 1, 17, 511, 699] {
-            let alone = panels.product(kernel, &x[token * inner..][..inner]);
+            let alone = panels.product(&x[token * inner..][..inner]);
             assert_eq!(alone, together[token * out..][..out], "{kernel:?}, token {token}");
         }
     }
@@ -85,8 +86,8 @@ fn a_tokens_sums_are_the_same_bits_whatever_else_is_in_the_batch() {
 
 #[test]
 fn numbers_that_are_none_stay_so() {
-    for kernel in Kernel::available() {
-        let product = panels(&[1.0; 4], 2).product(kernel, &[f32::NAN, 1.0, f32::INFINITY, 1.0]);
+    for (kernel, panels) in panels(&[1.0; 4], 2) {
+        let product = panels.product(&[f32::NAN, 1.0, f32::INFINITY, 1.0]);
         assert!(product[0].is_nan() && product[1].is_nan(), "{kernel:?}");
         assert!(product[2].is_infinite() && product[2] > 0.0, "{kernel:?}");
     }

@@ -1,8 +1,9 @@
 //! An NVIDIA GPU against the CPU. Only where there is one: `cargo test --release --features cuda --test suite -- --ignored cuda::`.
 
 use std::{
+    ops::Deref,
     path::{Path as FilePath, PathBuf},
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use candle_core::{DType, Device, Result, Tensor, Var};
@@ -23,8 +24,25 @@ use crate::{
     tensors::{counts_agree, fixture, floats, ids, tally},
 };
 
-fn gpu() -> Device {
+/// Tests share the GPU, but for the one that looks at how much of its memory is free.
+static GPU: RwLock<()> = RwLock::new(());
+
+struct Gpu(Device, #[allow(dead_code)] RwLockReadGuard<'static, ()>);
+
+impl Deref for Gpu {
+    type Target = Device;
+
+    fn deref(&self) -> &Device {
+        &self.0
+    }
+}
+
+fn open() -> Device {
     DeviceChoice::Cuda(0).open().unwrap_or_else(|error| panic!("{error}")).device
+}
+
+fn gpu() -> Gpu {
+    Gpu(open(), GPU.read().unwrap_or_else(PoisonError::into_inner))
 }
 
 fn load(folder: &FilePath, dtype: DType, device: &Device) -> Decoder {
@@ -328,7 +346,8 @@ fn every_method_has_the_gradients_of_the_cpu() {
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
 fn a_gpu_says_how_much_memory_is_free_and_when_there_is_too_little() {
-    let gpu = gpu();
+    let _alone = GPU.write().unwrap_or_else(PoisonError::into_inner);
+    let gpu = open();
     let before = free_memory(&gpu).unwrap();
     assert!(before > 1 << 30, "{before}");
     let held = Tensor::zeros(1 << 28, DType::U8, &gpu).unwrap();
