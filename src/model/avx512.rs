@@ -16,7 +16,7 @@ use super::{
 /// Sixteen values; a cache line.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub(super) struct Line([f32; WIDTH]);
+pub(super) struct Line(pub [f32; WIDTH]);
 
 const WIDTH: usize = 16;
 /// Lines of a panel's row.

@@ -379,18 +379,24 @@ impl Rows {
 }
 
 fn wide(x: &[f32], inner: usize, panel: &[Line], product: &mut [MaybeUninit<f32>], stride: usize) {
+    const WIDTH: usize = 2 * PANEL;
+    let tokens = x.len() / inner;
+    // The columns' values, inner value by inner value.
+    let lines = panel.chunks_exact(LINES).flat_map(|pairs| {
+        let low = pairs.iter().map(|line| line.0.map(|pair| f32::from_bits(pair << 16)));
+        low.chain(pairs.iter().map(|line| line.0.map(|pair| f32::from_bits(pair & 0xffff_0000))))
+    });
+    let lines = lines.take(inner * LINES);
+    if super::avx512::is_there() {
+        let lines: Vec<_> = lines.map(super::avx512::Line).collect();
+        let rows = super::avx512::Panels::rows(x, inner, [tokens, inner]);
+        return super::avx512::Panels::whole(&rows, &lines, product, stride);
+    }
     // The library adds up products of at most 64 × 64 in other blocks, and a token's sums must not depend on how many other
     // tokens share its batch: with as many columns of zeros, no product is so small.
-    const WIDTH: usize = 2 * PANEL;
     let mut weight = vec![0f32; inner * WIDTH];
-    let rows = weight.chunks_exact_mut(WIDTH);
-    for (k, to) in rows.enumerate() {
-        let pairs = panel[k / 2 * LINES..][..LINES].iter().flat_map(|line| &line.0);
-        for (pair, to) in pairs.zip(to) {
-            *to = f32::from_bits(if k % 2 == 0 { pair << 16 } else { pair & 0xffff_0000 });
-        }
-    }
-    let tokens = x.len() / inner;
+    let places = weight.chunks_exact_mut(WIDTH).flat_map(|row| row[..PANEL].chunks_exact_mut(16));
+    places.zip(lines).for_each(|(to, line)| to.copy_from_slice(&line));
     let at = |rows, columns| Matrix { offset: 0, rows, columns };
     // SAFETY: the product writes all tokens and all columns.
     #[allow(unsafe_code)]

@@ -93,6 +93,22 @@ fn numbers_that_are_none_stay_so() {
     }
 }
 
+/// This process has chosen: another one is told to do without AVX-512 in f32, as on a processor that has none.
+#[test]
+fn widened_factors_are_multiplied_by_the_library_where_we_have_no_kernel() {
+    let tests = [
+        "every_kernel_gives_the_product_of_the_rounded_factors",
+        "a_long_inner_dimension_is_added_up_over_its_blocks",
+        "a_tokens_sums_are_the_same_bits_whatever_else_is_in_the_batch",
+        "numbers_that_are_none_stay_so",
+    ];
+    let mut suite = std::process::Command::new(std::env::current_exe().unwrap());
+    suite.env("NEUROGLOT_AVX512", "0").arg("--exact");
+    let run = suite.args(tests.map(|test| format!("bf16::{test}"))).output().unwrap();
+    let said = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success() && said.contains("4 passed"), "{said}");
+}
+
 fn bundled(dtype: DType, path: Path) -> Decoder {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/atlas/demo/model");
     Decoder::load(&Checkpoint::open(std::path::Path::new(folder)).unwrap(), dtype, &Device::Cpu, path).unwrap()
