@@ -95,14 +95,14 @@ fn permitted() -> bool {
 }
 
 /// The product of tiles of tokens `[tokens / 16, pairs / 16, 16, 16]` with a panel `[pairs / 16, 4, 16, 16]`, into rows that are `stride`
-/// apart; writes 64 values of each. `next`, what will be multiplied next, is asked for meanwhile.
+/// apart; writes 64 values of each. A panel that lies behind this one is asked for meanwhile.
 #[allow(unsafe_code)]
-pub fn times(x: &[Line], pairs: usize, panel: &[Line], next: &[Line], product: &mut [MaybeUninit<f32>], stride: usize) {
+pub fn times(x: &[Line], pairs: usize, panel: &[Line], product: &mut [MaybeUninit<f32>], stride: usize) {
     assert!(is_there(), "asked for only where there are tiles");
     assert!(pairs > 0 && pairs.is_multiple_of(STEP) && x.len().is_multiple_of(pairs));
-    let (blocks, steps) = (x.len() / pairs, pairs / STEP);
-    assert!(panel.len() >= pairs * TILES && product.len() + stride >= blocks * 16 * stride + PANEL);
-    let mut next = next.chunks_exact(ASKED * steps);
+    let (blocks, steps, size) = (x.len() / pairs, pairs / STEP, pairs * TILES);
+    assert!(panel.len() >= size && product.len() + stride >= blocks * 16 * stride + PANEL);
+    let mut next = panel[size..].chunks_exact(ASKED * steps).take(size / (ASKED * steps));
     // SAFETY: the tiles are configured before they are used and released after; a tile reads 16 lines, which the assertions keep inside
     // the slices.
     unsafe {

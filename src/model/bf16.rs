@@ -40,10 +40,9 @@ pub enum Kernel {
 }
 
 impl Kernel {
-    /// What this processor can run, the fastest first.
-    #[must_use]
-    pub fn available() -> Vec<Self> {
-        let has = |kernel: &Self| match kernel {
+    /// Whether this processor has the instructions.
+    fn is_there(self) -> bool {
+        match self {
             #[cfg(target_arch = "x86_64")]
             Self::Amx => amx::is_there(),
             #[cfg(target_arch = "x86_64")]
@@ -51,8 +50,13 @@ impl Kernel {
             #[cfg(not(target_arch = "x86_64"))]
             Self::Amx | Self::Avx512 => false,
             Self::Portable => true,
-        };
-        [Self::Amx, Self::Avx512, Self::Portable].into_iter().filter(has).collect()
+        }
+    }
+
+    /// What this processor can run, the fastest first.
+    #[must_use]
+    pub fn available() -> Vec<Self> {
+        [Self::Amx, Self::Avx512, Self::Portable].into_iter().filter(|kernel| kernel.is_there()).collect()
     }
 
     /// The fastest that gives what the portable one gives. It is tried once in a process: a processor's rare instructions are
@@ -111,8 +115,12 @@ impl Panels {
     }
 
     /// Of values `[out, in]`, row by row, for one of the kernels that [are there](Kernel::available).
+    ///
+    /// # Panics
+    /// When that kernel is another processor's.
     #[must_use]
     pub fn of(weight: &[bf16], out: usize, inner: usize, kernel: Kernel) -> Self {
+        assert!(kernel.is_there(), "{kernel:?} is another processor's");
         let mut panels = Self::empty(out, inner, kernel);
         let size = panels.size();
         panels.values.par_chunks_mut(size).zip(weight.par_chunks(PANEL * inner)).for_each(|(panel, rows)| {
@@ -164,15 +172,8 @@ impl panels::Panels for Panels {
     }
 
     fn multiply(&self, rows: &Rows, columns: Range<usize>, to: &mut [MaybeUninit<f32>], stride: usize) {
-        #[cfg(target_arch = "x86_64")]
-        if let Rows::Tiles { values, tokens, pairs } = rows
-            && columns.len() == PANEL
-            && tokens.is_multiple_of(16)
-        {
-            let (panel, next) = self.values[columns.start / PANEL * self.size()..].split_at(self.size());
-            return amx::times(values, *pairs, panel, &next[..self.size().min(next.len())], to, stride);
-        }
-        Self::times(rows, self.panel(columns.start / PANEL, 0), to, stride, columns.len());
+        // With the panels behind it: a kernel may ask for the next one meanwhile.
+        Self::times(rows, &self.values[columns.start / PANEL * self.size()..], to, stride, columns.len());
     }
 }
 
@@ -245,10 +246,10 @@ impl Factors for Panels {
     fn whole(rows: &Rows, panel: &[Line], to: &mut [MaybeUninit<f32>], stride: usize) {
         match rows {
             #[cfg(target_arch = "x86_64")]
-            Rows::Tiles { values, pairs, .. } => amx::times(values, *pairs, panel, &[], to, stride),
+            Rows::Tiles { values, pairs, .. } => amx::times(values, *pairs, panel, to, stride),
             #[cfg(target_arch = "x86_64")]
             Rows::Pairs { values, pairs } => {
-                // SAFETY: `Kernel::available` has found the instructions.
+                // SAFETY: panels and rows are made for kernels that are there.
                 #[allow(unsafe_code)]
                 unsafe {
                     avx512::times(values, *pairs, panel, to, stride);

@@ -109,6 +109,16 @@ fn widened_factors_are_multiplied_by_the_library_where_we_have_no_kernel() {
     assert!(run.status.success() && said.contains("4 passed"), "{said}");
 }
 
+#[test]
+fn a_kernel_of_another_processor_is_refused() {
+    for kernel in [Kernel::Amx, Kernel::Avx512].into_iter().filter(|kernel| !Kernel::available().contains(kernel)) {
+        let refused =
+            std::panic::catch_unwind(|| Panels::of(&[bf16::ONE; 4], 2, 2, kernel)).err().expect("it is not there");
+        let said = refused.downcast_ref::<String>().unwrap();
+        assert!(said.contains("another processor's"), "{said}");
+    }
+}
+
 fn bundled(dtype: DType, path: Path) -> Decoder {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/atlas/demo/model");
     Decoder::load(&Checkpoint::open(std::path::Path::new(folder)).unwrap(), dtype, &Device::Cpu, path).unwrap()
