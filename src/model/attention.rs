@@ -114,7 +114,7 @@ impl Attention {
                 query.contiguous()?.apply_op3_no_bwd(&key.contiguous()?, &value, &op)?
             }
             Path::Inference if in_panels => {
-                let op = InPanels::<avx512::Panels>::new(&self.scores, turn);
+                let op = InPanels::<avx512::Factor>::new(&self.scores, turn);
                 query.contiguous()?.apply_op3_no_bwd(&key.contiguous()?, &value, &op)?
             }
             Path::Inference if x.dtype() == DType::F32 => {

@@ -17,6 +17,8 @@ use super::{
     matrix::{Matrix, filled, multiply_rows, slice},
     panels::{self, PANEL},
     simd::{Line, interleave, pack},
+    sums::Hidden,
+    training::FrozenNorm,
 };
 
 /// Inner values are padded with zeros to a multiple of this: what a tile takes at once.
@@ -164,11 +166,18 @@ impl panels::Panels for Panels {
     }
 
     fn columns(&self) -> Vec<Range<usize>> {
-        panels::of_equal_width(self.out)
+        panels::of_equal_width(self.out, PANEL)
     }
 
-    fn rows(&self, x: &[f32]) -> Rows {
-        Rows::of(x, self.inner, [x.len() / self.inner, self.inner], self.kernel)
+    fn rows(&self, x: &[f32], norm: Option<&FrozenNorm>) -> Rows {
+        Rows::of(&panels::behind(norm, x), self.inner, [x.len() / self.inner, self.inner], self.kernel)
+    }
+
+    #[allow(unsafe_code)]
+    unsafe fn made(&self, tokens: usize, make: impl FnOnce(Hidden<'_>)) -> Rows {
+        // SAFETY: as the caller promises.
+        let h = unsafe { panels::row_by_row([tokens, self.inner], make) };
+        Rows::of(&h, self.inner, [tokens, self.inner], self.kernel)
     }
 
     fn multiply(&self, rows: &Rows, columns: Range<usize>, to: &mut [MaybeUninit<f32>], stride: usize) {
@@ -390,8 +399,8 @@ fn wide(x: &[f32], inner: usize, panel: &[Line], product: &mut [MaybeUninit<f32>
     let lines = lines.take(inner * LINES);
     if super::avx512::is_there() {
         let lines: Vec<_> = lines.map(super::avx512::Line).collect();
-        let rows = super::avx512::Panels::rows(x, inner, [tokens, inner]);
-        return super::avx512::Panels::whole(&rows, &lines, product, stride);
+        let rows = super::avx512::Factor::rows(x, inner, [tokens, inner]);
+        return super::avx512::Factor::whole(&rows, &lines, product, stride);
     }
     // The library adds up products of at most 64 × 64 in other blocks, and a token's sums must not depend on how many other
     // tokens share its batch: with as many columns of zeros, no product is so small.
@@ -425,7 +434,7 @@ mod avx512 {
     };
 
     use super::{
-        super::panels::{AHEAD, ask_ahead, ask_for},
+        super::panels::{AHEAD, ask_for},
         BLOCK, LINES, Line, PANEL,
     };
 
@@ -479,9 +488,8 @@ mod avx512 {
             let mut line = panel.as_ptr();
             for pair in 0..count {
                 if pair == last {
-                    ask_for::<N>(product, stride);
+                    ask_for::<N, LINES>(product, stride);
                 }
-                ask_ahead(line);
                 let columns = [0, 1, 2, 3].map(|j| *line.add(j).cast::<__m512bh>());
                 for (row, sums) in rows.iter().zip(&mut sums) {
                     let token = _mm512_set1_epi32((*row.add(pair)).cast_signed());

@@ -19,7 +19,7 @@ use super::{
     matrix::{filled, overwritten, write},
     observer::{Run, Tally},
     single,
-    sums::Sums,
+    sums::{Hidden, Sums},
     training::FrozenNorm,
 };
 
@@ -31,14 +31,14 @@ pub(super) const PANEL: usize = 64;
 #[cfg(target_arch = "x86_64")]
 pub(super) const AHEAD: usize = 96;
 
-/// Asks for the places of `N` rows of a panel's sums.
+/// Asks for the places of `N` rows of a panel's sums, `L` lines each.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(super) fn ask_for<const N: usize>(sums: *const f32, stride: usize) {
+pub(super) fn ask_for<const N: usize, const L: usize>(sums: *const f32, stride: usize) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
     for row in 0..N {
-        for line in (0..PANEL).step_by(16) {
+        for line in (0..16 * L).step_by(16) {
             // SAFETY: asking for memory reads none, whatever the address.
             #[allow(unsafe_code)]
             unsafe {
@@ -48,26 +48,9 @@ pub(super) fn ask_for<const N: usize>(sums: *const f32, stride: usize) {
     }
 }
 
-/// Asks for the row of a panel that is multiplied eight steps behind this one, whose lines start here: in order as they are, they still come
-/// late from the second-level cache.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-pub(super) fn ask_ahead<T>(row: *const T) {
-    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-
-    const ROW: usize = 64 * (PANEL / 16);
-    for line in 0..PANEL / 16 {
-        // SAFETY: asking for memory reads none, whatever the address.
-        #[allow(unsafe_code)]
-        unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(row.cast::<i8>().wrapping_add(8 * ROW + 64 * line));
-        }
-    }
-}
-
-/// The columns of such panels, the last of which need not be whole.
-pub(super) fn of_equal_width(out: usize) -> Vec<Range<usize>> {
-    (0..out).step_by(PANEL).map(|start| start..out.min(start + PANEL)).collect()
+/// The columns of panels of `width`, the last of which need not be whole.
+pub(super) fn of_equal_width(out: usize, width: usize) -> Vec<Range<usize>> {
+    (0..out).step_by(width).map(|start| start..out.min(start + width)).collect()
 }
 
 /// A weight `[out, in]` cut into panels of output columns, each laid out as its products read it.
@@ -87,8 +70,15 @@ pub(super) trait Panels: Sync {
         256
     }
 
-    /// Rows `[tokens, in]`.
-    fn rows<'x>(&self, x: &'x [f32]) -> Self::Rows<'x>;
+    /// Rows `[tokens, in]`, behind a norm if there is one.
+    fn rows<'x>(&self, x: &'x [f32], norm: Option<&FrozenNorm>) -> Self::Rows<'x>;
+
+    /// Rows `[tokens, in]` of hidden units that `make` puts into their places.
+    ///
+    /// # Safety
+    /// It puts all of them there.
+    #[allow(unsafe_code)]
+    unsafe fn made(&self, tokens: usize, make: impl FnOnce(Hidden<'_>)) -> Self::Rows<'static>;
 
     /// The products of rows with the panel of these columns, into rows that are `stride` apart; fills as many columns of each.
     fn multiply(&self, rows: &Self::Rows<'_>, columns: Range<usize>, to: &mut [MaybeUninit<f32>], stride: usize);
@@ -103,8 +93,8 @@ pub(super) enum Laid {
 
 /// Rows for the weights of one layout.
 pub(super) enum LaidRows<'x> {
-    Single(&'x [f32]),
-    Avx512(avx512::Rows<'x>),
+    Single(Cow<'x, [f32]>),
+    Avx512(avx512::Tiles),
     Halves(bf16::Rows),
 }
 
@@ -158,11 +148,23 @@ impl Panels for Laid {
         }
     }
 
-    fn rows<'x>(&self, x: &'x [f32]) -> LaidRows<'x> {
+    fn rows<'x>(&self, x: &'x [f32], norm: Option<&FrozenNorm>) -> LaidRows<'x> {
         match self {
-            Self::Single(weight) => LaidRows::Single(weight.rows(x)),
-            Self::Avx512(weight) => LaidRows::Avx512(Panels::rows(weight, x)),
-            Self::Halves(weight) => LaidRows::Halves(Panels::rows(weight, x)),
+            Self::Single(weight) => LaidRows::Single(weight.rows(x, norm)),
+            Self::Avx512(weight) => LaidRows::Avx512(weight.rows(x, norm)),
+            Self::Halves(weight) => LaidRows::Halves(Panels::rows(weight, x, norm)),
+        }
+    }
+
+    #[allow(unsafe_code)]
+    unsafe fn made(&self, tokens: usize, make: impl FnOnce(Hidden<'_>)) -> LaidRows<'static> {
+        // SAFETY: as the caller promises.
+        unsafe {
+            match self {
+                Self::Single(weight) => LaidRows::Single(weight.made(tokens, make)),
+                Self::Avx512(weight) => LaidRows::Avx512(weight.made(tokens, make)),
+                Self::Halves(weight) => LaidRows::Halves(weight.made(tokens, make)),
+            }
         }
     }
 
@@ -202,12 +204,23 @@ pub(super) struct Around<'a> {
     pub residual: Option<&'a [f32]>,
 }
 
-impl Around<'_> {
-    /// What is multiplied.
-    fn enter<'x>(&self, x: &'x [f32]) -> Cow<'x, [f32]> {
-        self.norm.map_or(Cow::Borrowed(x), |norm| Cow::Owned(norm.rows(x)))
-    }
+/// Rows behind a norm that may not be there.
+pub(super) fn behind<'x>(norm: Option<&FrozenNorm>, x: &'x [f32]) -> Cow<'x, [f32]> {
+    norm.map_or(Cow::Borrowed(x), |norm| Cow::Owned(norm.rows(x)))
+}
 
+/// Hidden units `[tokens, neurons]` row by row, which `make` puts there.
+///
+/// # Safety
+/// It puts all of them there.
+#[allow(unsafe_code)]
+pub(super) unsafe fn row_by_row([tokens, neurons]: [usize; 2], make: impl FnOnce(Hidden<'_>)) -> Vec<f32> {
+    let rows: Vec<_> = (0..tokens).map(|token| (token * neurons, Hidden::TOGETHER)).collect();
+    // SAFETY: as the caller promises.
+    unsafe { filled(tokens * neurons, |values| make(Hidden { values, rows: &rows })) }
+}
+
+impl Around<'_> {
     /// Adds the residual of the tokens from the first value on.
     ///
     /// # Safety
@@ -251,8 +264,7 @@ pub(super) fn together<P: Panels, const N: usize>(weights: [&P; N], x: &[f32], a
         tasks.push((first, x, to));
     }
     in_order(tasks, |(first, x, mut to)| {
-        let x = around.enter(x);
-        let rows = weights[0].rows(&x);
+        let rows = weights[0].rows(x, around.norm);
         for (weight, to) in weights.into_iter().zip(&mut to) {
             each_panel(weight, &rows, to);
             // SAFETY: the panels are all columns.
@@ -274,7 +286,7 @@ pub(super) fn together<P: Panels, const N: usize>(weights: [&P; N], x: &[f32], a
 
 /// Every thread some panels, and all tokens: for few tokens.
 fn by_panels<P: Panels>(weight: &P, x: &[f32]) -> Vec<f32> {
-    let ([out, inner], rows) = (weight.shape(), weight.rows(x));
+    let ([out, inner], rows) = (weight.shape(), weight.rows(x, None));
     let tokens = x.len() / inner;
     let products: Vec<_> = weight
         .columns()
@@ -327,12 +339,12 @@ pub(super) fn gated<P: Panels>(
     let tasks: Vec<_> = tasks.collect();
     assert!(rest.is_empty() && x.is_empty(), "the runs are all tokens");
     in_order(tasks, |(runs, sums, first, (x, to))| {
-        let x = &*around.enter(x);
+        let rows = gate.rows(x, around.norm);
         *sums = runs.iter().map(|run| (run.fold, Sums::empty(neurons))).collect();
         // SAFETY: the panels are all neurons, and the runs all tokens.
         #[allow(unsafe_code)]
-        let h = unsafe { filled(x.len() / inner * neurons, |h| hidden([gate, up], x, act, (runs, sums), h)) };
-        each_panel(down, &down.rows(&h), to);
+        let h = unsafe { down.made(x.len() / inner, |h| hidden([gate, up], &rows, act, (runs, sums), h)) };
+        each_panel(down, &h, to);
         // SAFETY: the panels are all columns.
         #[allow(unsafe_code)]
         unsafe {
@@ -347,16 +359,15 @@ pub(super) fn gated<P: Panels>(
     (y, sums.into_iter().flat_map(|(_, sums)| sums).collect())
 }
 
-/// Hidden units `h [tokens, neurons]` of a few tokens, panel by panel, and the sums of their runs.
+/// Hidden units of a few tokens, panel by panel, and the sums of their runs.
 fn hidden<P: Panels>(
     [gate, up]: [&P; 2],
-    x: &[f32],
+    rows: &P::Rows<'_>,
     act: Activation,
     (runs, sums): (&[Run], &mut [(usize, Sums)]),
-    h: &mut [MaybeUninit<f32>],
+    mut h: Hidden<'_>,
 ) {
-    let [neurons, inner] = gate.shape();
-    let (rows, tokens) = (gate.rows(x), x.len() / inner);
+    let tokens: usize = runs.iter().map(|run| run.tokens).sum();
     let (mut gates, mut ups) = (Vec::new(), Vec::new());
     for columns in gate.columns() {
         let width = columns.len();
@@ -365,13 +376,12 @@ fn hidden<P: Panels>(
         // SAFETY: products write numbers.
         #[allow(unsafe_code)]
         let (to_gates, to_ups) = unsafe { (overwritten(&mut gates), overwritten(&mut ups)) };
-        gate.multiply(&rows, columns.clone(), to_gates, width);
-        up.multiply(&rows, columns.clone(), to_ups, width);
+        gate.multiply(rows, columns.clone(), to_gates, width);
+        up.multiply(rows, columns.clone(), to_ups, width);
         let mut start = 0;
         for (run, (_, sums)) in runs.iter().zip(&mut *sums) {
             let values = start * width..(start + run.tokens) * width;
-            let to = &mut h[start * neurons..(start + run.tokens) * neurons];
-            sums.add_product(act, columns.clone(), [&gates[values.clone()], &ups[values]], to);
+            sums.add_product(act, columns.clone(), [&gates[values.clone()], &ups[values]], h.from(start));
             start += run.tokens;
         }
     }

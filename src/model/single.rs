@@ -1,11 +1,16 @@
 //! Weights in f32 as matrix products on the CPU read them.
 
-use std::{iter::once, mem::MaybeUninit, ops::Range};
+use std::{borrow::Cow, iter::once, mem::MaybeUninit, ops::Range};
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use super::matrix::{Matrix, multiply_rows, with};
+use super::{
+    matrix::{Matrix, multiply_rows, with},
+    panels::{behind, row_by_row},
+    sums::Hidden,
+    training::FrozenNorm,
+};
 
 /// A weight `[out, in]` cut into panels of [`PANEL`] rows, each stored transposed, `[in, PANEL]` (the last is of another width): the
 /// order in which the matrix product reads it, which would otherwise be made anew for every few tokens.
@@ -52,7 +57,7 @@ impl Panels {
 }
 
 impl super::panels::Panels for Panels {
-    type Rows<'x> = &'x [f32];
+    type Rows<'x> = Cow<'x, [f32]>;
 
     fn shape(&self) -> [usize; 2] {
         [self.out, self.inner]
@@ -68,11 +73,17 @@ impl super::panels::Panels for Panels {
         512
     }
 
-    fn rows<'x>(&self, x: &'x [f32]) -> &'x [f32] {
-        x
+    fn rows<'x>(&self, x: &'x [f32], norm: Option<&FrozenNorm>) -> Cow<'x, [f32]> {
+        behind(norm, x)
     }
 
-    fn multiply(&self, x: &&[f32], columns: Range<usize>, to: &mut [MaybeUninit<f32>], stride: usize) {
+    #[allow(unsafe_code)]
+    unsafe fn made(&self, tokens: usize, make: impl FnOnce(Hidden<'_>)) -> Cow<'static, [f32]> {
+        // SAFETY: as the caller promises.
+        Cow::Owned(unsafe { row_by_row([tokens, self.inner], make) })
+    }
+
+    fn multiply(&self, x: &Cow<'_, [f32]>, columns: Range<usize>, to: &mut [MaybeUninit<f32>], stride: usize) {
         let (width, tokens) = (columns.len(), x.len() / self.inner);
         let panel = &self.values[columns.start * self.inner..columns.end * self.inner];
         let at = |rows| Matrix { offset: 0, rows, columns: 1 };

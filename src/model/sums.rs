@@ -47,13 +47,43 @@ struct Multiplied<'a> {
     width: usize,
 }
 
-/// Values `up [tokens, width]` whose products with the activations become columns of `to [tokens, stride]`, the first at `column`.
+/// Places of hidden units `[tokens, neurons]`, wherever the next product reads them.
+pub struct Hidden<'a> {
+    pub values: &'a mut [MaybeUninit<f32>],
+    /// Of every token, where its first eight neurons begin, and how far from there its next eight.
+    pub rows: &'a [(usize, usize)],
+}
+
+impl Hidden<'_> {
+    /// Neurons that lie side by side.
+    pub const TOGETHER: usize = 8;
+
+    /// Those of the tokens from one on.
+    pub fn from(&mut self, token: usize) -> Hidden<'_> {
+        Hidden { values: self.values, rows: &self.rows[token..] }
+    }
+
+    /// Puts `N` neurons of a token into their places, the first of which is a multiple of eight if there are so many.
+    #[inline(always)]
+    fn put<const N: usize>(&mut self, token: usize, neuron: usize, values: &[f32; N]) {
+        let (first, apart) = self.rows[token];
+        let first = first + neuron / Self::TOGETHER * apart + neuron % Self::TOGETHER;
+        let (eights, rest) = values.as_chunks::<{ Hidden::TOGETHER }>();
+        for (i, values) in eights.iter().enumerate() {
+            *part_mut::<_, { Hidden::TOGETHER }>(self.values, first + i * apart) = values.map(MaybeUninit::new);
+        }
+        for (i, value) in rest.iter().enumerate() {
+            self.values[first + i].write(*value);
+        }
+    }
+}
+
+/// Values `up [tokens, width]` whose products with the activations become hidden units, the first of neuron `column`.
 struct Placed<'a> {
     gates: &'a [f32],
     up: &'a [f32],
     width: usize,
-    to: &'a mut [MaybeUninit<f32>],
-    stride: usize,
+    to: Hidden<'a>,
     column: usize,
 }
 
@@ -107,10 +137,7 @@ impl Rows for Placed<'_> {
         for (h, a) in product.iter_mut().zip(activations) {
             *h *= a;
         }
-        let to = part_mut::<_, N>(self.to, row * self.stride + self.column + column);
-        for (to, h) in to.iter_mut().zip(product) {
-            to.write(h);
-        }
+        self.to.put(row, self.column + column, &product);
     }
 }
 
@@ -159,12 +186,16 @@ fn add_rows(act: Activation, mut rows: impl Rows, neuron: usize, sums: &mut Sums
     for tile in (0..width).step_by(TILE) {
         let end = width.min(tile + TILE);
         let whole = tile..end - (end - tile) % LANES;
+        let half = whole.end..end - (end - tile) % (LANES / 2);
         for first in (0..count).step_by(NARROW) {
             let tokens = first..count.min(first + NARROW);
             for column in whole.clone().step_by(LANES) {
                 add_part::<LANES>(act, &mut rows, tokens.clone(), column, neuron, sums);
             }
-            for column in whole.end..end {
+            for column in half.clone().step_by(LANES / 2) {
+                add_part::<{ LANES / 2 }>(act, &mut rows, tokens.clone(), column, neuron, sums);
+            }
+            for column in half.end..end {
                 add_part::<1>(act, &mut rows, tokens.clone(), column, neuron, sums);
             }
         }
@@ -244,17 +275,11 @@ impl Sums {
         sums
     }
 
-    /// Adds gates `[tokens, neurons]` of some of the neurons; their activations times `up` go into the neurons' columns of
-    /// `to [tokens, width]`, all of which are written.
-    pub fn add_product(
-        &mut self,
-        act: Activation,
-        neurons: Range<usize>,
-        [gates, up]: [&[f32]; 2],
-        to: &mut [MaybeUninit<f32>],
-    ) {
-        let (width, stride, column) = (neurons.len(), self.active.len(), neurons.start);
-        place_and_sum(act, Placed { gates, up, width, to, stride, column }, self);
+    /// Adds gates `[tokens, neurons]` of some of the neurons, the first of which is a multiple of eight; their activations times `up`
+    /// become hidden units, all of which are written.
+    pub fn add_product(&mut self, act: Activation, neurons: Range<usize>, [gates, up]: [&[f32]; 2], to: Hidden<'_>) {
+        let (width, column) = (neurons.len(), neurons.start);
+        place_and_sum(act, Placed { gates, up, width, to, column }, self);
     }
 }
 

@@ -169,31 +169,62 @@ fn what_is_counted_panel_by_panel_is_what_an_observer_of_whole_gates_counts() {
     }
 }
 
+/// A decoder of made-up weights.
+fn made_up(config: &serde_json::Value, dtype: DType, path: Path) -> Decoder {
+    let architecture = family::of_config("config.json".into(), config.as_object().unwrap(), &|_| false).unwrap();
+    let needs = architecture.tensors();
+    let weight = |name: &str| {
+        let need = needs.iter().find(|need| need.name == name).unwrap();
+        let values = (0..need.shape.iter().product()).map(|i: usize| (i * 7919 % 1009) as f32 / 8072.0 - 0.0625);
+        Tensor::from_iter(values, &Device::Cpu)?.reshape(need.shape.as_slice())?.to_dtype(dtype)
+    };
+    Decoder::build(&architecture, path, weight).unwrap()
+}
+
+#[test]
+fn networks_of_any_width_give_what_plain_operators_give() {
+    for (hidden, neurons, heads) in [(44, 101, 2), (36, 7, 3), (96, 48, 1), (40, 147, 4), (104, 1539, 2)] {
+        let config = json!({
+            "model_type": "llama", "vocab_size": 97, "hidden_size": hidden, "intermediate_size": neurons,
+            "num_hidden_layers": 2, "num_attention_heads": heads, "num_key_value_heads": 1, "head_dim": 22,
+            "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "hidden_act": "silu", "tie_word_embeddings": true,
+        });
+        let ids = Tensor::from_iter((0..5 * 37).map(|i| (i * 31 % 97) as u32), &Device::Cpu).unwrap();
+        let ids = ids.reshape((5, 37)).unwrap();
+        let [fused, plain] = [Path::Inference, Path::Differentiable].map(|path| {
+            let decoder = made_up(&config, DType::F32, path);
+            // More tokens than two threads would share panels for.
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+            let mut logits = None;
+            // Counted, for then a network goes through the kernels as a whole.
+            let tally = tally(&decoder, &ids, |tally| {
+                logits = Some(pool.install(|| decoder.logits(&ids, tally)).unwrap());
+            });
+            (logits.unwrap(), tally)
+        });
+        let difference = largest_difference(&fused.0, &plain.0);
+        assert!(difference < 1e-4, "{hidden} wide, {neurons} neurons: {difference}");
+        for (fused, plain) in fused.1.sum.iter().zip(&plain.1.sum) {
+            assert!((fused - plain).abs() < 1e-3, "{hidden} wide, {neurons} neurons: {fused} for {plain}");
+        }
+    }
+}
+
 #[test]
 fn counts_and_moments_are_the_same_bits_with_any_number_of_threads() {
     // So wide that a product is added up in more than one block.
     let config = json!({
-        "model_type": "llama", "vocab_size": 97, "hidden_size": 1088, "intermediate_size": 1152, "num_hidden_layers": 2,
+        "model_type": "llama", "vocab_size": 97, "hidden_size": 1088, "intermediate_size": 1603, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 128,
         "rms_norm_eps": 1e-5, "hidden_act": "silu", "tie_word_embeddings": true,
     });
-    let architecture = family::of_config("config.json".into(), config.as_object().unwrap(), &|_| false).unwrap();
-    let needs = architecture.tensors();
-    let weights = |dtype| {
-        let weight = |name: &str| {
-            let need = needs.iter().find(|need| need.name == name).unwrap();
-            let values = (0..need.shape.iter().product()).map(|i: usize| (i * 7919 % 1009) as f32 / 8072.0 - 0.0625);
-            Tensor::from_iter(values, &Device::Cpu)?.reshape(need.shape.as_slice())?.to_dtype(dtype)
-        };
-        Decoder::build(&architecture, Path::Inference, weight).unwrap()
-    };
     // With three threads each has its own windows; with twenty a task is a run of 64 tokens, or one of a single token.
     let (batch, seq) = (32, 65);
     let ids = Tensor::from_iter((0..batch * seq).map(|i| (i * 31 % 97) as u32), &Device::Cpu).unwrap();
     let ids = ids.reshape((batch, seq)).unwrap();
     let folds = [[0u8; 64].as_slice(), &[1]].concat();
     for dtype in [DType::F32, DType::BF16] {
-        let decoder = weights(dtype);
+        let decoder = made_up(&config, dtype, Path::Inference);
         let counted = [1, 3, 20, 40].map(|threads| {
             let mut tally = Tally::new(decoder.spec().ffn, 2);
             tally.begin(vec![folds.as_slice(); batch]);

@@ -24,7 +24,7 @@ pub fn floats(tensor: &Tensor) -> Vec<f64> {
 }
 
 /// A tally over a batch whose tokens are all of fold 0.
-pub fn tally(decoder: &Decoder, ids: &Tensor, forward: impl Fn(&mut Tally)) -> Tally {
+pub fn tally(decoder: &Decoder, ids: &Tensor, forward: impl FnOnce(&mut Tally)) -> Tally {
     let mut tally = Tally::new(decoder.spec().ffn, 1);
     let (batch, seq) = ids.dims2().unwrap();
     let folds = vec![vec![0u8; seq]; batch];
