@@ -243,7 +243,7 @@ fn times<const N: usize, const L: usize, const TILED: bool>(
     }
     #[cfg(not(target_arch = "x86_64"))]
     {
-        let _ = (x, panels, to, stride);
+        let _ = (x.values, x.apart, x.inner, panels, to, stride);
         unreachable!("products by AVX-512 on a processor that has none");
     }
 }
