@@ -16,7 +16,7 @@ use super::{
     attention_panels::Factors,
     matrix::{Matrix, filled, multiply_rows, slice},
     panels::{self, PANEL},
-    simd::{Line, interleave, pack},
+    simd::{Line, interleave, pack, round, widen},
     sums::Hidden,
     training::FrozenNorm,
 };
@@ -381,7 +381,14 @@ impl Rows {
             #[cfg(not(target_arch = "x86_64"))]
             Kernel::Amx | Kernel::Avx512 => unreachable!("these are another processor's"),
             Kernel::Portable => {
-                let values = (0..tokens).flat_map(row).map(|&x| bf16::from_f32(x).to_f32()).collect();
+                let fill = |to: &mut [MaybeUninit<f32>]| {
+                    for (token, to) in to.chunks_exact_mut(inner).enumerate() {
+                        round(row(token), to);
+                    }
+                };
+                // SAFETY: every value of every row is written.
+                #[allow(unsafe_code)]
+                let values = unsafe { filled(tokens * inner, fill) };
                 Self::Wide { values, inner }
             }
         }
@@ -391,22 +398,21 @@ impl Rows {
 fn wide(x: &[f32], inner: usize, panel: &[Line], product: &mut [MaybeUninit<f32>], stride: usize) {
     const WIDTH: usize = 2 * PANEL;
     let tokens = x.len() / inner;
+    let pairs = &panel[..inner.div_ceil(2) * LINES];
+    // SAFETY: every pair is two values.
+    #[allow(unsafe_code)]
+    let lines = unsafe { filled(2 * pairs.len(), |lines| widen(pairs, LINES, lines)) };
     // The columns' values, inner value by inner value.
-    let lines = panel.chunks_exact(LINES).flat_map(|pairs| {
-        let low = pairs.iter().map(|line| line.0.map(|pair| f32::from_bits(pair << 16)));
-        low.chain(pairs.iter().map(|line| line.0.map(|pair| f32::from_bits(pair & 0xffff_0000))))
-    });
-    let lines = lines.take(inner * LINES);
+    let lines = &lines[..inner * LINES];
     if super::avx512::is_there() {
-        let lines: Vec<_> = lines.map(super::avx512::Line).collect();
         let rows = super::avx512::Factor::rows(x, inner, [tokens, inner]);
-        return super::avx512::Factor::whole(&rows, &lines, product, stride);
+        return super::avx512::Factor::whole(&rows, lines, product, stride);
     }
     // The library adds up products of at most 64 × 64 in other blocks, and a token's sums must not depend on how many other
     // tokens share its batch: with as many columns of zeros, no product is so small.
     let mut weight = vec![0f32; inner * WIDTH];
     let places = weight.chunks_exact_mut(WIDTH).flat_map(|row| row[..PANEL].chunks_exact_mut(16));
-    places.zip(lines).for_each(|(to, line)| to.copy_from_slice(&line));
+    places.zip(lines).for_each(|(to, line)| to.copy_from_slice(&line.0));
     let at = |rows, columns| Matrix { offset: 0, rows, columns };
     // SAFETY: the product writes all tokens and all columns.
     #[allow(unsafe_code)]
