@@ -32,7 +32,7 @@ const WIDE: usize = PANEL / WIDTH;
 /// Queries whose sums with these columns stand in registers.
 const FEW: usize = 6;
 /// Inner values of a token that lie together.
-const STEPS: usize = 8;
+const STEPS: usize = Hidden::TOGETHER;
 
 /// Whether this processor has the instructions, and the environment does not say `NEUROGLOT_AVX512=0`: then, as on other processors,
 /// products in f32 are a library's.
@@ -68,7 +68,7 @@ impl<const L: usize> Cut<L> {
 }
 
 /// Puts the weights of a panel's output columns into their places. Sixteen columns are read together: what is written is whole lines
-/// then, and not one value of every fourth.
+/// then, and not single values of each.
 fn put<const L: usize>(panel: &mut [Line], rows: &[&[f32]]) {
     for (i, rows) in rows.chunks(WIDTH).enumerate() {
         for (k, line) in panel[i..].iter_mut().step_by(L).enumerate() {
@@ -128,7 +128,7 @@ impl Tiles {
         let (tokens, padded) = (x.len() / inner, inner.next_multiple_of(STEPS));
         let fill = |to: &mut [MaybeUninit<f32>]| {
             for (rows, to) in x.chunks(TOKENS * inner).zip(to.chunks_mut(TOKENS * padded)) {
-                tile(&panels::behind(norm, rows), inner, to);
+                put_tile(&panels::behind(norm, rows), inner, to);
             }
         };
         // SAFETY: every value of every tile is written.
@@ -143,8 +143,8 @@ impl Tiles {
 }
 
 vectorised! {
-    /// One of the [tiles](Tiles) of rows `[.., in]`.
-    fn tile(rows: &[f32], inner: usize, to: &mut [MaybeUninit<f32>]) {
+    /// Puts rows `[.., in]` into their [tile](Tiles).
+    fn put_tile(rows: &[f32], inner: usize, to: &mut [MaybeUninit<f32>]) {
         let count = rows.len() / inner;
         for (i, to) in to.chunks_exact_mut(count * STEPS).enumerate() {
             for (row, to) in rows.chunks_exact(inner).zip(to.as_chunks_mut::<STEPS>().0) {

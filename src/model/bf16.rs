@@ -16,7 +16,7 @@ use super::{
     attention_panels::Factors,
     matrix::{Matrix, filled, multiply_rows, slice},
     panels::{self, PANEL},
-    simd::{Line, interleave, pack, round, widen},
+    simd::{Line, interleave, pack, round, vectorised},
     sums::Hidden,
     training::FrozenNorm,
 };
@@ -395,13 +395,26 @@ impl Rows {
     }
 }
 
+vectorised! {
+    /// The values of pairs, row by row of a panel: those of the earlier inner value, then of the later one.
+    fn widen(pairs: &[Line], values: &mut [MaybeUninit<super::avx512::Line>]) {
+        for (pairs, values) in pairs.as_chunks::<LINES>().0.iter().zip(values.as_chunks_mut::<{ 2 * LINES }>().0) {
+            let (low, high) = values.split_at_mut(LINES);
+            for ((pairs, low), high) in pairs.iter().zip(low).zip(high) {
+                low.write(super::avx512::Line(pairs.0.map(|pair| f32::from_bits(pair << 16))));
+                high.write(super::avx512::Line(pairs.0.map(|pair| f32::from_bits(pair & 0xffff_0000))));
+            }
+        }
+    }
+}
+
 fn wide(x: &[f32], inner: usize, panel: &[Line], product: &mut [MaybeUninit<f32>], stride: usize) {
     const WIDTH: usize = 2 * PANEL;
     let tokens = x.len() / inner;
     let pairs = &panel[..inner.div_ceil(2) * LINES];
     // SAFETY: every pair is two values.
     #[allow(unsafe_code)]
-    let lines = unsafe { filled(2 * pairs.len(), |lines| widen(pairs, LINES, lines)) };
+    let lines = unsafe { filled(2 * pairs.len(), |lines| widen(pairs, lines)) };
     // The columns' values, inner value by inner value.
     let lines = &lines[..inner * LINES];
     if super::avx512::is_there() {

@@ -4,8 +4,6 @@
 use std::arch::x86_64::{__m512bh, __m512i, _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_storeu_si512};
 use std::mem::MaybeUninit;
 
-use super::avx512;
-
 /// Sixteen pairs of bf16, each in 32 bits with the earlier one low; a cache line.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
@@ -203,19 +201,6 @@ vectorised! {
     pub fn round(values: &[f32], rounded: &mut [MaybeUninit<f32>]) {
         for (to, value) in rounded.iter_mut().zip(values) {
             to.write(f32::from_bits(nearest(*value) << 16));
-        }
-    }
-}
-
-vectorised! {
-    /// The values of pairs of bf16, `side` lines of which lie side by side: as many lines of the earlier values, then of the later ones.
-    pub(super) fn widen(pairs: &[Line], side: usize, values: &mut [MaybeUninit<avx512::Line>]) {
-        for (pairs, values) in pairs.chunks_exact(side).zip(values.chunks_exact_mut(2 * side)) {
-            let (low, high) = values.split_at_mut(side);
-            for ((pairs, low), high) in pairs.iter().zip(low).zip(high) {
-                low.write(avx512::Line(pairs.0.map(|pair| f32::from_bits(pair << 16))));
-                high.write(avx512::Line(pairs.0.map(|pair| f32::from_bits(pair & 0xffff_0000))));
-            }
         }
     }
 }
