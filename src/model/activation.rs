@@ -13,7 +13,7 @@ use super::gpu::activation as gpu;
 use super::{
     matrix::{slice, slice_mut},
     observer::{Observer, Tally},
-    simd::{erf, exp, vectorised},
+    simd::{TOGETHER, erf, exp, exp_of, map, pairwise, vectorised},
     sums::Sums,
 };
 
@@ -83,14 +83,30 @@ impl Activation {
             }
         }
         match self {
-            Self::Silu => each(from, to, |x| x / (1.0 + exp(-x))),
+            Self::Silu => logistic_products(from, to, |x| x),
             Self::Gelu => each(from, to, |x| 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))),
             // (1 + tanh(y)) / 2 is the logistic function of 2y.
             Self::GeluTanh => {
-                each(from, to, |x| x / (1.0 + exp(-2.0 * 0.797_884_6 * x * (0.044_715 * x).mul_add(x, 1.0))));
+                logistic_products(from, to, |x| 2.0 * 0.797_884_6 * x * (0.044_715 * x).mul_add(x, 1.0));
             }
             Self::Relu => each(from, to, |x| x.max(0.0)),
         }
+    }
+}
+
+/// `x · σ(y(x))` of every value.
+#[inline(always)]
+fn logistic_products(from: &[f32], to: &mut [f32], y: impl Fn(f32) -> f32) {
+    #[inline(always)]
+    fn each<const N: usize>(x: [f32; N], y: impl Fn(f32) -> f32) -> [f32; N] {
+        pairwise(x, &exp_of(map(x, |x| -y(x))), |x, e| x / (1.0 + e))
+    }
+    let ((from, from_rest), (to, to_rest)) = (from.as_chunks::<TOGETHER>(), to[..from.len()].as_chunks_mut());
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = each(*from, &y);
+    }
+    for (to, from) in to_rest.iter_mut().zip(from_rest) {
+        [*to] = each([*from], &y);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Causal self-attention with grouped heads.
 
-use std::{mem::MaybeUninit, sync::Arc};
+use std::{mem::MaybeUninit, ops::Range, sync::Arc};
 
 use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor};
 
@@ -14,7 +14,7 @@ use super::{
     panels::in_order,
     positions::Positions,
     rope::Rotary,
-    simd::{exp, max, sum, vectorised},
+    simd::{TOGETHER, exp, exp_of, map, max, pairwise, sum, vectorised},
     training::{CausalGradient, has_kernels},
 };
 
@@ -370,10 +370,7 @@ impl Sizes<'_> {
             for (i, scores) in scores.chunks_exact_mut(keys).enumerate() {
                 let position = first + i;
                 let unseen = self.scores.window.map_or(0, |window| (position + 1).saturating_sub(window)) - oldest;
-                let (scores, future) = scores.split_at_mut(position + 1 - oldest);
-                future.fill(0.0);
-                scores[..unseen].fill(0.0);
-                self.scores.shape(head, &mut scores[unseen..]);
+                self.scores.shape(head, scores, unseen..position + 1 - oldest);
             }
             // [queries, dim] = weights [queries, keys] · value [keys, dim]
             multiply([queries, dim, keys], (out, at(q, row, 1)), (&scores, at(0, keys, 1)), (value, at(kv, kv_row, 1)));
@@ -382,15 +379,16 @@ impl Sizes<'_> {
 }
 
 impl Scores {
-    /// The weights of the keys that one query sees, the query's own the last, in place of their raw products.
+    /// The weights of keys for one query, in place of their raw products: it sees these, the last of which is its own, and the others
+    /// get none.
     #[allow(clippy::cast_possible_truncation)]
-    pub fn shape(&self, head: usize, seen: &mut [f32]) {
+    pub fn shape(&self, head: usize, scores: &mut [f32], seen: Range<usize>) {
         let mut scale = self.scale as f32;
         if self.softcap.is_some() || self.slopes.is_some() {
             let cap = self.softcap.map_or(0.0, |cap| cap as f32);
             let slope = self.slopes.as_ref().map_or(0.0, |slopes| slopes[head]);
             let distance = seen.len();
-            for (j, s) in seen.iter_mut().enumerate() {
+            for (j, s) in scores[seen.clone()].iter_mut().enumerate() {
                 *s *= scale;
                 if cap > 0.0 {
                     *s = cap * (*s / cap).tanh();
@@ -399,18 +397,32 @@ impl Scores {
             }
             scale = 1.0;
         }
-        softmax(seen, scale);
+        softmax(scores, seen, scale);
     }
 }
 
 vectorised! {
-    /// Softmax of scores times `scale`.
-    fn softmax(scores: &mut [f32], scale: f32) {
+    /// Softmax of the seen scores times `scale`; the others become 0. All are computed, whose whole vectors cost less than parts of them.
+    fn softmax(scores: &mut [f32], seen: Range<usize>, scale: f32) {
+        let unseen = |scores: &mut [f32], value: f32| {
+            scores[..seen.start].fill(value);
+            scores[seen.end..].fill(value);
+        };
+        unseen(scores, f32::NEG_INFINITY);
         let shift = -scale * max(scores);
-        for s in scores.iter_mut() {
-            *s = exp(s.mul_add(scale, shift));
+        let (parts, rest) = scores.as_chunks_mut::<TOGETHER>();
+        // What is not seen adds numbers that are nothing beside the largest weight, which is 1.
+        let mut sums = [0.0; TOGETHER];
+        for part in parts {
+            *part = exp_of(map(*part, |s| s.mul_add(scale, shift)));
+            sums = pairwise(sums, part, |sum, weight| sum + weight);
         }
-        let inverse = 1.0 / sum(scores);
+        for (s, sum) in rest.iter_mut().zip(&mut sums) {
+            *s = exp(s.mul_add(scale, shift));
+            *sum += *s;
+        }
+        let inverse = 1.0 / sum(&sums);
+        unseen(scores, 0.0);
         for s in scores {
             *s *= inverse;
         }

@@ -174,10 +174,7 @@ impl Sizes<'_> {
             }
             for (i, scores) in scores.chunks_exact_mut(stride).take(queries).enumerate() {
                 let position = first + i;
-                let seen = window(position) - from..position + 1 - from;
-                scores[..seen.start].fill(0.0);
-                scores[seen.end..].fill(0.0);
-                self.scores.shape(head, &mut scores[seen]);
+                self.scores.shape(head, scores, window(position) - from..position + 1 - from);
             }
             let (scores, mut out) = (&scores[..queries * stride], &mut out[..]);
             for (i, scores) in scores.chunks(F::QUERIES * stride).enumerate() {

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::{
     attention_panels::Factors,
     matrix::{filled, with, write},
-    panels::{self, PANEL},
+    panels::{self, PANEL, Place},
     simd::vectorised,
     sums::Hidden,
     training::FrozenNorm,
@@ -194,20 +194,21 @@ impl panels::Panels for Panels {
         Tiles { values: unsafe { filled(tokens * padded, fill) }, tokens, inner }
     }
 
-    fn multiply(&self, rows: &Tiles, columns: Range<usize>, to: &mut [MaybeUninit<f32>], stride: usize) {
+    fn multiply(&self, rows: &Tiles, columns: Range<usize>, place: Place<'_>) {
         const COLUMNS: usize = Cut::<LINES>::COLUMNS;
         // With the panels behind it: the next one is asked for meanwhile.
         let panels = self.0.from(columns.start / COLUMNS);
         let times = times::<TOKENS, LINES, true>;
         if columns.len() == COLUMNS {
-            return times(rows.tokens(), panels, to, stride);
+            return times(rows.tokens(), panels, place);
         }
+        let whole = |values: &mut [MaybeUninit<f32>]| {
+            times(rows.tokens(), panels, Place { values, stride: COLUMNS, onto: None });
+        };
         // SAFETY: the product writes all rows.
         #[allow(unsafe_code)]
-        let product = unsafe { filled(rows.tokens * COLUMNS, |to| times(rows.tokens(), panels, to, COLUMNS)) };
-        for (to, product) in to.chunks_mut(stride).zip(product.chunks_exact(COLUMNS)) {
-            write(&product[..columns.len()], &mut to[..columns.len()]);
-        }
+        let products = unsafe { filled(rows.tokens * COLUMNS, whole) };
+        place.take(&products, COLUMNS, columns.len());
     }
 }
 
@@ -220,14 +221,8 @@ pub struct Tokens<'x> {
     inner: usize,
 }
 
-/// The product of tokens, `N` of them at a time, with the first of the panels of `L` lines, into rows that are `stride` apart; writes
-/// all columns of the panel.
-fn times<const N: usize, const L: usize, const TILED: bool>(
-    x: Tokens,
-    panels: &[Line],
-    to: &mut [MaybeUninit<f32>],
-    stride: usize,
-) {
+/// The product of tokens, `N` of them at a time, with the first of the panels of `L` lines; writes all columns of the panel.
+fn times<const N: usize, const L: usize, const TILED: bool>(x: Tokens, panels: &[Line], place: Place<'_>) {
     #[cfg(target_arch = "x86_64")]
     {
         assert!(is_there(), "products by AVX-512 on a processor that has none");
@@ -235,15 +230,15 @@ fn times<const N: usize, const L: usize, const TILED: bool>(
         #[allow(unsafe_code)]
         unsafe {
             if kernel::asks() {
-                kernel::times::<N, L, TILED, true>(x, panels, to, stride);
+                kernel::times::<N, L, TILED, true>(x, panels, place);
             } else {
-                kernel::times::<N, L, TILED, false>(x, panels, to, stride);
+                kernel::times::<N, L, TILED, false>(x, panels, place);
             }
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
     {
-        let _ = (x.values, x.apart, x.inner, panels, to, stride);
+        let _ = (x.values, x.apart, x.inner, panels, place.values);
         unreachable!("products by AVX-512 on a processor that has none");
     }
 }
@@ -296,7 +291,7 @@ impl Factors for Factor {
     }
 
     fn whole(rows: &Tokens<'_>, panel: &[Line], to: &mut [MaybeUninit<f32>], stride: usize) {
-        times::<FEW, WIDE, false>(*rows, panel, to, stride);
+        times::<FEW, WIDE, false>(*rows, panel, Place { values: to, stride, onto: None });
     }
 }
 
@@ -313,7 +308,7 @@ mod kernel {
     };
 
     use super::{
-        super::panels::{AHEAD, ask_for},
+        super::panels::{AHEAD, Place, ask_for},
         Line, STEPS, Tokens, WIDTH,
     };
 
@@ -340,9 +335,9 @@ mod kernel {
     pub fn times<const N: usize, const L: usize, const TILED: bool, const ASK: bool>(
         x: Tokens,
         panels: &[Line],
-        product: &mut [MaybeUninit<f32>],
-        stride: usize,
+        place: Place<'_>,
     ) {
+        let Place { values: product, stride, onto } = place;
         let Tokens { values, apart, count: tokens, inner } = x;
         let (panel, behind) = panels.split_at(inner * L);
         // Of the next panel, at every eighth step of every tile.
@@ -355,7 +350,9 @@ mod kernel {
                 let count = N.min(tokens - first);
                 let from = first * apart + if TILED { start * count } else { start };
                 let (x, y) = ((&values[from..], apart), (&mut product[first * stride..], stride));
-                let (ask, add) = ((next, lines), start > 0);
+                // What there is already is added behind the last block, in the order in which others add it.
+                let onto = onto.filter(|_| start + block >= inner).map(|onto| &onto[first * stride..]);
+                let (ask, add) = ((next, lines), (start > 0, onto));
                 next = next.wrapping_add(panel.len() / L / STEPS * lines);
                 match count {
                     1 => tile::<1, L, TILED, ASK>(x, panel, ask, y, add),
@@ -372,8 +369,8 @@ mod kernel {
         }
     }
 
-    /// The product of `N` tokens with one block of a panel; with `add`, added to the sums that are there. On the way, so many lines of
-    /// the next panel are asked for every eight steps.
+    /// The product of `N` tokens with one block of a panel; with `add`, added to the sums that are there, and with `onto`, to those rows.
+    /// On the way, so many lines of the next panel are asked for every eight steps.
     #[allow(unsafe_code)]
     #[target_feature(enable = "avx512f")]
     fn tile<const N: usize, const L: usize, const TILED: bool, const ASK: bool>(
@@ -381,11 +378,12 @@ mod kernel {
         panel: &[Line],
         (mut next, lines): (*const Line, usize),
         (product, stride): (&mut [MaybeUninit<f32>], usize),
-        add: bool,
+        (add, onto): (bool, Option<&[f32]>),
     ) {
         let count = panel.len() / L;
         let read = if TILED { N * count.next_multiple_of(STEPS) } else { (N - 1) * apart + count };
-        assert!(x.len() >= read && product.len() >= (N - 1) * stride + L * WIDTH);
+        let written = (N - 1) * stride + L * WIDTH;
+        assert!(x.len() >= read && product.len() >= written && onto.is_none_or(|onto| onto.len() >= written));
         // Tokens of a tile are read from where its first is.
         let (apart, eight) = if TILED { (0, N * STEPS) } else { (apart, STEPS) };
         let whole = count / STEPS;
@@ -423,8 +421,13 @@ mod kernel {
                     }
                     next = next.wrapping_add(lines);
                 }
-                if k == last {
-                    ask_for::<N, L>(product, stride);
+                // Row by row: a core waits for no more than a dozen lines at once.
+                let row = k.wrapping_sub(last);
+                if row < N {
+                    ask_for::<1, L>(product.wrapping_add(row * stride), stride);
+                    if let Some(onto) = onto {
+                        ask_for::<1, L>(onto.as_ptr().wrapping_add(row * stride), stride);
+                    }
                 }
                 for k in 0..STEPS {
                     step(&rows, line.add(k * L), k);
@@ -436,10 +439,14 @@ mod kernel {
                 step(&rows, line.add(k * L), k);
             }
             for (i, sums) in sums.iter().enumerate() {
-                for (j, sum) in sums.iter().enumerate() {
-                    let place = product.add(i * stride + j * WIDTH);
-                    let sum = if add { _mm512_add_ps(_mm512_loadu_ps(place), *sum) } else { *sum };
-                    _mm512_storeu_ps(place, sum);
+                for (j, &sum) in sums.iter().enumerate() {
+                    let at = i * stride + j * WIDTH;
+                    let sum = if add { _mm512_add_ps(_mm512_loadu_ps(product.add(at)), sum) } else { sum };
+                    let sum = match onto {
+                        Some(onto) => _mm512_add_ps(_mm512_loadu_ps(onto.as_ptr().add(at)), sum),
+                        None => sum,
+                    };
+                    _mm512_storeu_ps(product.add(at), sum);
                 }
             }
         }

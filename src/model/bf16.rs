@@ -15,7 +15,7 @@ use super::{
     attention::QUERIES,
     attention_panels::Factors,
     matrix::{Matrix, filled, multiply_rows, slice},
-    panels::{self, PANEL},
+    panels::{self, PANEL, Place},
     simd::{Line, interleave, pack, round, vectorised},
     sums::Hidden,
     training::FrozenNorm,
@@ -180,9 +180,16 @@ impl panels::Panels for Panels {
         Rows::of(&h, self.inner, [tokens, self.inner], self.kernel)
     }
 
-    fn multiply(&self, rows: &Rows, columns: Range<usize>, to: &mut [MaybeUninit<f32>], stride: usize) {
+    fn multiply(&self, rows: &Rows, columns: Range<usize>, place: Place<'_>) {
         // With the panels behind it: a kernel may ask for the next one meanwhile.
-        Self::times(rows, &self.values[columns.start / PANEL * self.size()..], to, stride, columns.len());
+        let panels = &self.values[columns.start / PANEL * self.size()..];
+        let Place { values, stride, onto } = place;
+        Self::times(rows, panels, values, stride, columns.len());
+        // SAFETY: the product writes all rows.
+        #[allow(unsafe_code)]
+        unsafe {
+            panels::add(onto, values, stride, columns.len());
+        }
     }
 }
 

@@ -80,8 +80,45 @@ pub(super) trait Panels: Sync {
     #[allow(unsafe_code)]
     unsafe fn made(&self, tokens: usize, make: impl FnOnce(Hidden<'_>)) -> Self::Rows<'static>;
 
-    /// The products of rows with the panel of these columns, into rows that are `stride` apart; fills as many columns of each.
-    fn multiply(&self, rows: &Self::Rows<'_>, columns: Range<usize>, to: &mut [MaybeUninit<f32>], stride: usize);
+    /// The products of rows with the panel of these columns; fills as many columns of each row of the place.
+    fn multiply(&self, rows: &Self::Rows<'_>, columns: Range<usize>, place: Place<'_>);
+}
+
+/// Where products go: rows that are `stride` apart.
+pub(super) struct Place<'a> {
+    pub values: &'a mut [MaybeUninit<f32>],
+    pub stride: usize,
+    /// Rows as far apart, to which the products are added.
+    pub onto: Option<&'a [f32]>,
+}
+
+impl Place<'_> {
+    /// Products `[tokens, width]` whose first columns are what is wanted.
+    pub fn take(self, products: &[f32], width: usize, columns: usize) {
+        for (to, product) in self.values.chunks_mut(self.stride).zip(products.chunks_exact(width)) {
+            write(&product[..columns], &mut to[..columns]);
+        }
+        // SAFETY: these columns are written.
+        #[allow(unsafe_code)]
+        unsafe {
+            add(self.onto, self.values, self.stride, columns);
+        }
+    }
+}
+
+/// Adds what is there already to the first columns of products, all in rows that are `stride` apart.
+///
+/// # Safety
+/// These columns of the products have been written.
+#[allow(unsafe_code)]
+pub(super) unsafe fn add(onto: Option<&[f32]>, products: &mut [MaybeUninit<f32>], stride: usize, columns: usize) {
+    let Some(onto) = onto else { return };
+    for (to, x) in products.chunks_mut(stride).zip(onto.chunks(stride)) {
+        for (to, x) in to[..columns].iter_mut().zip(x) {
+            // SAFETY: as the caller promises.
+            unsafe { *to.assume_init_mut() += x };
+        }
+    }
 }
 
 /// A weight in one of the layouts that there are.
@@ -168,11 +205,11 @@ impl Panels for Laid {
         }
     }
 
-    fn multiply(&self, rows: &LaidRows<'_>, columns: Range<usize>, to: &mut [MaybeUninit<f32>], stride: usize) {
+    fn multiply(&self, rows: &LaidRows<'_>, columns: Range<usize>, place: Place<'_>) {
         match (self, rows) {
-            (Self::Single(weight), LaidRows::Single(rows)) => weight.multiply(rows, columns, to, stride),
-            (Self::Avx512(weight), LaidRows::Avx512(rows)) => weight.multiply(rows, columns, to, stride),
-            (Self::Halves(weight), LaidRows::Halves(rows)) => weight.multiply(rows, columns, to, stride),
+            (Self::Single(weight), LaidRows::Single(rows)) => weight.multiply(rows, columns, place),
+            (Self::Avx512(weight), LaidRows::Avx512(rows)) => weight.multiply(rows, columns, place),
+            (Self::Halves(weight), LaidRows::Halves(rows)) => weight.multiply(rows, columns, place),
             _ => unreachable!("rows are made for weights of one layout"),
         }
     }
@@ -220,22 +257,6 @@ pub(super) unsafe fn row_by_row([tokens, neurons]: [usize; 2], make: impl FnOnce
     unsafe { filled(tokens * neurons, |values| make(Hidden { values, rows: &rows })) }
 }
 
-impl Around<'_> {
-    /// Adds the residual of the tokens from the first value on.
-    ///
-    /// # Safety
-    /// `to` has been written.
-    #[allow(unsafe_code)]
-    unsafe fn leave(&self, first: usize, to: &mut [MaybeUninit<f32>]) {
-        if let Some(residual) = self.residual {
-            for (to, x) in to.iter_mut().zip(&residual[first..]) {
-                // SAFETY: as the caller promises.
-                unsafe { *to.assume_init_mut() += x };
-            }
-        }
-    }
-}
-
 /// `x Wᵀ [tokens, out]` of `x [tokens, in]`.
 pub(super) fn product<P: Panels>(weight: &P, x: &[f32]) -> Vec<f32> {
     let [_, inner] = weight.shape();
@@ -266,12 +287,7 @@ pub(super) fn together<P: Panels, const N: usize>(weights: [&P; N], x: &[f32], a
     in_order(tasks, |(first, x, mut to)| {
         let rows = weights[0].rows(x, around.norm);
         for (weight, to) in weights.into_iter().zip(&mut to) {
-            each_panel(weight, &rows, to);
-            // SAFETY: the panels are all columns.
-            #[allow(unsafe_code)]
-            unsafe {
-                around.leave(first * weight.shape()[0], to);
-            }
+            each_panel(weight, &rows, around.residual.map(|x| &x[first * weight.shape()[0]..]), to);
         }
     });
     for (y, out) in products.iter_mut().zip(outs) {
@@ -295,7 +311,11 @@ fn by_panels<P: Panels>(weight: &P, x: &[f32]) -> Vec<f32> {
             let width = columns.len();
             // SAFETY: the product has `tokens` rows of `width` values.
             #[allow(unsafe_code)]
-            let product = unsafe { filled(tokens * width, |y| weight.multiply(&rows, columns.clone(), y, width)) };
+            let product = unsafe {
+                filled(tokens * width, |values| {
+                    weight.multiply(&rows, columns.clone(), Place { values, stride: width, onto: None });
+                })
+            };
             (columns, product)
         })
         .collect();
@@ -344,12 +364,7 @@ pub(super) fn gated<P: Panels>(
         // SAFETY: the panels are all neurons, and the runs all tokens.
         #[allow(unsafe_code)]
         let h = unsafe { down.made(x.len() / inner, |h| hidden([gate, up], &rows, act, (runs, sums), h)) };
-        each_panel(down, &h, to);
-        // SAFETY: the panels are all columns.
-        #[allow(unsafe_code)]
-        unsafe {
-            around.leave(first * out, to);
-        }
+        each_panel(down, &h, around.residual.map(|x| &x[first * out..]), to);
     });
     // SAFETY: the tasks are all tokens, and each has filled all columns of its own.
     #[allow(unsafe_code)]
@@ -376,8 +391,9 @@ fn hidden<P: Panels>(
         // SAFETY: products write numbers.
         #[allow(unsafe_code)]
         let (to_gates, to_ups) = unsafe { (overwritten(&mut gates), overwritten(&mut ups)) };
-        gate.multiply(rows, columns.clone(), to_gates, width);
-        up.multiply(rows, columns.clone(), to_ups, width);
+        for (weight, values) in [(gate, to_gates), (up, to_ups)] {
+            weight.multiply(rows, columns.clone(), Place { values, stride: width, onto: None });
+        }
         let mut start = 0;
         for (run, (_, sums)) in runs.iter().zip(&mut *sums) {
             let values = start * width..(start + run.tokens) * width;
@@ -387,11 +403,12 @@ fn hidden<P: Panels>(
     }
 }
 
-/// The product of a few rows with every panel.
-fn each_panel<P: Panels>(weight: &P, rows: &P::Rows<'_>, to: &mut [MaybeUninit<f32>]) {
+/// The product of a few rows with every panel, added to theirs of a residual if there is one.
+fn each_panel<P: Panels>(weight: &P, rows: &P::Rows<'_>, residual: Option<&[f32]>, to: &mut [MaybeUninit<f32>]) {
     let [out, _] = weight.shape();
     for columns in weight.columns() {
-        weight.multiply(rows, columns.clone(), &mut to[columns.start..], out);
+        let onto = residual.map(|x| &x[columns.start..]);
+        weight.multiply(rows, columns.clone(), Place { values: &mut to[columns.start..], stride: out, onto });
     }
 }
 

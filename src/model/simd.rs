@@ -49,29 +49,58 @@ macro_rules! vectorised {
 }
 pub(crate) use vectorised;
 
+/// Values of which a chain of steps takes each for all before it takes the next: one after the other, a vector would wait for its own
+/// last step at every one. Four vectors of AVX-512, and loops over so many are still loops when the compiler makes vectors of them.
+pub const TOGETHER: usize = 64;
+
+/// What is made of each value.
+#[inline(always)]
+pub fn map<const N: usize>(mut values: [f32; N], each: impl Fn(f32) -> f32) -> [f32; N] {
+    for value in &mut values {
+        *value = each(*value);
+    }
+    values
+}
+
+/// What is made of each pair of values.
+#[inline(always)]
+pub fn pairwise<const N: usize>(mut left: [f32; N], right: &[f32; N], each: impl Fn(f32, f32) -> f32) -> [f32; N] {
+    for (left, right) in left.iter_mut().zip(right) {
+        *left = each(*left, *right);
+    }
+    left
+}
+
 /// `eˣ` by the Cephes polynomial, within 2 units in the last place over the range that f32 can hold; no branches and no calls,
 /// so that a loop over it becomes vector code.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
+    let [y] = exp_of([x]);
+    y
+}
+
+/// The same of values [together](TOGETHER).
+#[inline(always)]
+pub fn exp_of<const N: usize>(x: [f32; N]) -> [f32; N] {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     // ln 2 in two parts, the first exact in 9 bits, so that n·ln 2 is subtracted without loss.
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     // Adding 1.5·2²³ leaves the nearest integer in the low bits of the mantissa.
     const ROUND: f32 = 12_582_912.0;
-    let x = x.clamp(-87.0, 88.0);
-    let shifted = x.mul_add(LOG2_E, ROUND);
-    let n = shifted - ROUND;
-    let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, x));
-    let p = 1.987_569_1e-4_f32;
-    let p = p.mul_add(r, 1.398_199_9e-3);
-    let p = p.mul_add(r, 8.333_452e-3);
-    let p = p.mul_add(r, 4.166_579_6e-2);
-    let p = p.mul_add(r, 1.666_666_5e-1);
-    let p = p.mul_add(r, 5.0e-1);
-    let y = (p * r).mul_add(r, r) + 1.0;
-    let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
-    y * scale
+    let x = map(x, |x| x.clamp(-87.0, 88.0));
+    let shifted = map(x, |x| x.mul_add(LOG2_E, ROUND));
+    let n = map(shifted, |shifted| shifted - ROUND);
+    let r = pairwise(x, &n, |x, n| n.mul_add(-LN2_HIGH, x));
+    let r = pairwise(r, &n, |r, n| n.mul_add(-LN2_LOW, r));
+    let p = map(r, |r| 1.987_569_1e-4_f32.mul_add(r, 1.398_199_9e-3));
+    let p = pairwise(p, &r, |p, r| p.mul_add(r, 8.333_452e-3));
+    let p = pairwise(p, &r, |p, r| p.mul_add(r, 4.166_579_6e-2));
+    let p = pairwise(p, &r, |p, r| p.mul_add(r, 1.666_666_5e-1));
+    let p = pairwise(p, &r, |p, r| p.mul_add(r, 5.0e-1));
+    let y = pairwise(p, &r, |p, r| (p * r).mul_add(r, r) + 1.0);
+    let scale = map(shifted, |shifted| f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23)));
+    pairwise(y, &scale, |y, scale| y * scale)
 }
 
 /// `erf(x)` by a rational function of x, within 3e-7 everywhere (the one that Eigen and XLA use for f32).
@@ -220,10 +249,10 @@ pub fn larger(a: f32, b: f32) -> f32 {
     if b > a { b } else { a }
 }
 
-/// Sixteen values taken together by halves: one after the other, each would wait for the one before.
+/// Values taken together by halves: one after the other, each would wait for the one before.
 #[inline(always)]
-fn across(mut lanes: [f32; 16], together: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut half = 8;
+fn across<const N: usize>(mut lanes: [f32; N], together: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = N / 2;
     while half > 0 {
         for i in 0..half {
             lanes[i] = together(lanes[i], lanes[i + half]);
@@ -233,15 +262,13 @@ fn across(mut lanes: [f32; 16], together: impl Fn(f32, f32) -> f32) -> f32 {
     lanes[0]
 }
 
-/// Maximum in sixteen running parts, for vector code.
+/// Maximum in running parts, for vector code.
 #[inline(always)]
 pub fn max(values: &[f32]) -> f32 {
-    let (parts, rest) = values.as_chunks::<16>();
-    let mut maxima = [f32::NEG_INFINITY; 16];
+    let (parts, rest) = values.as_chunks::<TOGETHER>();
+    let mut maxima = [f32::NEG_INFINITY; TOGETHER];
     for part in parts {
-        for (max, &value) in maxima.iter_mut().zip(part) {
-            *max = larger(*max, value);
-        }
+        maxima = pairwise(maxima, part, larger);
     }
     for (max, &value) in maxima.iter_mut().zip(rest) {
         *max = larger(*max, value);
@@ -249,7 +276,7 @@ pub fn max(values: &[f32]) -> f32 {
     across(maxima, larger)
 }
 
-/// Sum in sixteen running parts: vector code, and less rounding than one part.
+/// Sum in running parts: vector code, and less rounding than one part.
 #[inline(always)]
 pub fn sum(values: &[f32]) -> f32 {
     sum_by(values, |value| value)
@@ -258,12 +285,10 @@ pub fn sum(values: &[f32]) -> f32 {
 /// The same of what is made of each value.
 #[inline(always)]
 pub fn sum_by(values: &[f32], term: impl Fn(f32) -> f32) -> f32 {
-    let (parts, rest) = values.as_chunks::<16>();
-    let mut sums = [0f32; 16];
+    let (parts, rest) = values.as_chunks::<TOGETHER>();
+    let mut sums = [0.0; TOGETHER];
     for part in parts {
-        for (sum, &value) in sums.iter_mut().zip(part) {
-            *sum += term(value);
-        }
+        sums = pairwise(sums, part, |sum, value| sum + term(value));
     }
     for (sum, &value) in sums.iter_mut().zip(rest) {
         *sum += term(value);
@@ -274,12 +299,10 @@ pub fn sum_by(values: &[f32], term: impl Fn(f32) -> f32) -> f32 {
 /// The same of what is made of the pairs of two rows.
 #[inline(always)]
 pub fn sum_by_pairs(left: &[f32], right: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
-    let ((left, left_rest), (right, right_rest)) = (left.as_chunks::<16>(), right.as_chunks::<16>());
-    let mut sums = [0f32; 16];
+    let ((left, left_rest), (right, right_rest)) = (left.as_chunks::<TOGETHER>(), right.as_chunks::<TOGETHER>());
+    let mut sums = [0.0; TOGETHER];
     for (left, right) in left.iter().zip(right) {
-        for (sum, (&left, &right)) in sums.iter_mut().zip(left.iter().zip(right)) {
-            *sum += term(left, right);
-        }
+        sums = pairwise(sums, &pairwise(*left, right, &term), |sum, term| sum + term);
     }
     for (sum, (&left, &right)) in sums.iter_mut().zip(left_rest.iter().zip(right_rest)) {
         *sum += term(left, right);

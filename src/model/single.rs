@@ -1,13 +1,13 @@
 //! Weights in f32 as matrix products on the CPU read them.
 
-use std::{borrow::Cow, iter::once, mem::MaybeUninit, ops::Range};
+use std::{borrow::Cow, iter::once, ops::Range};
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use super::{
     matrix::{Matrix, multiply_rows, with},
-    panels::{behind, row_by_row},
+    panels::{Place, add, behind, row_by_row},
     sums::Hidden,
     training::FrozenNorm,
 };
@@ -83,10 +83,16 @@ impl super::panels::Panels for Panels {
         Cow::Owned(unsafe { row_by_row([tokens, self.inner], make) })
     }
 
-    fn multiply(&self, x: &Cow<'_, [f32]>, columns: Range<usize>, to: &mut [MaybeUninit<f32>], stride: usize) {
+    fn multiply(&self, x: &Cow<'_, [f32]>, columns: Range<usize>, place: Place<'_>) {
         let (width, tokens) = (columns.len(), x.len() / self.inner);
         let panel = &self.values[columns.start * self.inner..columns.end * self.inner];
+        let Place { values, stride, onto } = place;
         let at = |rows| Matrix { offset: 0, rows, columns: 1 };
-        multiply_rows([tokens, width, self.inner], (to, at(stride)), (x, at(self.inner)), (panel, at(width)));
+        multiply_rows([tokens, width, self.inner], (values, at(stride)), (x, at(self.inner)), (panel, at(width)));
+        // SAFETY: the product writes all rows.
+        #[allow(unsafe_code)]
+        unsafe {
+            add(onto, values, stride, width);
+        }
     }
 }

@@ -10,8 +10,9 @@ use super::{
 
 /// Neurons whose rows are read together, so that a few tokens of them stay in the first-level cache.
 const TILE: usize = 256;
-/// Neurons whose sums stand in registers.
-const LANES: usize = 32;
+/// Neurons whose sums stand in registers, and how many where so many are no longer left.
+const LANES: usize = 48;
+const FEW: usize = 16;
 /// Tokens whose activations are added in f32 before they go into f64: widening every one costs more than all the rest, and
 /// eight additions lose nothing that the activations themselves are sure of.
 const NARROW: usize = 8;
@@ -186,16 +187,16 @@ fn add_rows(act: Activation, mut rows: impl Rows, neuron: usize, sums: &mut Sums
     for tile in (0..width).step_by(TILE) {
         let end = width.min(tile + TILE);
         let whole = tile..end - (end - tile) % LANES;
-        let half = whole.end..end - (end - tile) % (LANES / 2);
+        let few = whole.end..end - (end - tile) % LANES % FEW;
         for first in (0..count).step_by(NARROW) {
             let tokens = first..count.min(first + NARROW);
             for column in whole.clone().step_by(LANES) {
                 add_part::<LANES>(act, &mut rows, tokens.clone(), column, neuron, sums);
             }
-            for column in half.clone().step_by(LANES / 2) {
-                add_part::<{ LANES / 2 }>(act, &mut rows, tokens.clone(), column, neuron, sums);
+            for column in few.clone().step_by(FEW) {
+                add_part::<FEW>(act, &mut rows, tokens.clone(), column, neuron, sums);
             }
-            for column in half.end..end {
+            for column in few.end..end {
                 add_part::<1>(act, &mut rows, tokens.clone(), column, neuron, sums);
             }
         }

@@ -165,11 +165,9 @@ impl Sizes<'_> {
                             1.0 - tanh * tanh
                         }));
                     }
-                    weights[..seen.start].fill(0.0);
-                    weights[seen.end..].fill(0.0);
                     back[..seen.start].fill(0.0);
                     back[seen.end..].fill(0.0);
-                    rule.shape(head, &mut weights[seen.clone()]);
+                    rule.shape(head, weights, seen.clone());
                     softmax_back(&weights[seen.clone()], &slopes, rule.scale as f32, &mut back[seen]);
                 }
                 // value += weightsᵀ · gradient, key += backᵀ · query, query = back · key
