@@ -1,6 +1,6 @@
 //! Causal self-attention with grouped heads.
 
-use std::{mem::MaybeUninit, ops::Range, sync::Arc};
+use std::{mem::MaybeUninit, sync::Arc};
 
 use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor};
 
@@ -14,7 +14,7 @@ use super::{
     panels::in_order,
     positions::Positions,
     rope::Rotary,
-    simd::{TOGETHER, exp, exp_of, map, max, pairwise, sum, vectorised},
+    softmax::{Seen, softmax},
     training::{CausalGradient, has_kernels},
 };
 
@@ -367,11 +367,7 @@ impl Sizes<'_> {
             #[allow(unsafe_code)]
             let to = (unsafe { overwritten(&mut scores) }, at(0, keys, 1));
             multiply([queries, keys, dim], to, (query, at(q, row, 1)), (key, at(kv, 1, kv_row)));
-            for (i, scores) in scores.chunks_exact_mut(keys).enumerate() {
-                let position = first + i;
-                let unseen = self.scores.window.map_or(0, |window| (position + 1).saturating_sub(window)) - oldest;
-                self.scores.shape(head, scores, unseen..position + 1 - oldest);
-            }
+            self.scores.shape(head, &mut scores, keys, [first, oldest]);
             // [queries, dim] = weights [queries, keys] · value [keys, dim]
             multiply([queries, dim, keys], (out, at(q, row, 1)), (&scores, at(0, keys, 1)), (value, at(kv, kv_row, 1)));
         }
@@ -379,52 +375,28 @@ impl Sizes<'_> {
 }
 
 impl Scores {
-    /// The weights of keys for one query, in place of their raw products: it sees these, the last of which is its own, and the others
-    /// get none.
+    /// Weights `[queries, keys]` for a head's consecutive queries, in place of their raw products with consecutive keys; the first of
+    /// each are at these positions. What a query does not see gets no weight.
     #[allow(clippy::cast_possible_truncation)]
-    pub fn shape(&self, head: usize, scores: &mut [f32], seen: Range<usize>) {
+    pub fn shape(&self, head: usize, products: &mut [f32], keys: usize, [query, key]: [usize; 2]) {
+        let seen = Seen { query, key, window: self.window };
         let mut scale = self.scale as f32;
         if self.softcap.is_some() || self.slopes.is_some() {
             let cap = self.softcap.map_or(0.0, |cap| cap as f32);
             let slope = self.slopes.as_ref().map_or(0.0, |slopes| slopes[head]);
-            let distance = seen.len();
-            for (j, s) in scores[seen.clone()].iter_mut().enumerate() {
-                *s *= scale;
-                if cap > 0.0 {
-                    *s = cap * (*s / cap).tanh();
+            for (i, products) in products.chunks_exact_mut(keys).enumerate() {
+                let seen = seen.by(i);
+                let distance = seen.len();
+                for (j, s) in products[seen].iter_mut().enumerate() {
+                    *s *= scale;
+                    if cap > 0.0 {
+                        *s = cap * (*s / cap).tanh();
+                    }
+                    *s -= slope * (distance - 1 - j) as f32;
                 }
-                *s -= slope * (distance - 1 - j) as f32;
             }
             scale = 1.0;
         }
-        softmax(scores, seen, scale);
-    }
-}
-
-vectorised! {
-    /// Softmax of the seen scores times `scale`; the others become 0. All are computed, whose whole vectors cost less than parts of them.
-    fn softmax(scores: &mut [f32], seen: Range<usize>, scale: f32) {
-        let unseen = |scores: &mut [f32], value: f32| {
-            scores[..seen.start].fill(value);
-            scores[seen.end..].fill(value);
-        };
-        unseen(scores, f32::NEG_INFINITY);
-        let shift = -scale * max(scores);
-        let (parts, rest) = scores.as_chunks_mut::<TOGETHER>();
-        // What is not seen adds numbers that are nothing beside the largest weight, which is 1.
-        let mut sums = [0.0; TOGETHER];
-        for part in parts {
-            *part = exp_of(map(*part, |s| s.mul_add(scale, shift)));
-            sums = pairwise(sums, part, |sum, weight| sum + weight);
-        }
-        for (s, sum) in rest.iter_mut().zip(&mut sums) {
-            *s = exp(s.mul_add(scale, shift));
-            *sum += *s;
-        }
-        let inverse = 1.0 / sum(&sums);
-        unseen(scores, 0.0);
-        for s in scores {
-            *s *= inverse;
-        }
+        softmax(products, keys, seen, scale);
     }
 }

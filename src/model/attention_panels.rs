@@ -157,9 +157,9 @@ impl Sizes<'_> {
         let Self { heads, kv_heads, dim, .. } = self;
         let row = heads * dim;
         let queries = query.len() / row;
-        let window = |position: usize| self.scores.window.map_or(0, |window| (position + 1).saturating_sub(window));
+        let oldest = self.scores.window.map_or(0, |window| (first + 1).saturating_sub(window));
         // Whole panels of keys: those that no query of the block sees get no weight.
-        let panels = window(first) / PANEL..(first + queries).div_ceil(PANEL);
+        let panels = oldest / PANEL..(first + queries).div_ceil(PANEL);
         let (from, stride) = (panels.start * PANEL, panels.len() * PANEL);
         let mut scores = Vec::new();
         for head in 0..heads {
@@ -172,11 +172,8 @@ impl Sizes<'_> {
                 let to = unsafe { overwritten(&mut scores) };
                 F::whole(&rows, key.panel(panel, 0), &mut to[i * PANEL..], stride);
             }
-            for (i, scores) in scores.chunks_exact_mut(stride).take(queries).enumerate() {
-                let position = first + i;
-                self.scores.shape(head, scores, window(position) - from..position + 1 - from);
-            }
-            let (scores, mut out) = (&scores[..queries * stride], &mut out[..]);
+            let (scores, mut out) = (&mut scores[..queries * stride], &mut out[..]);
+            self.scores.shape(head, scores, stride, [first, from]);
             for (i, scores) in scores.chunks(F::QUERIES * stride).enumerate() {
                 let queries = scores.len() / stride;
                 // The values end with the window, and so do the weights that are not 0.

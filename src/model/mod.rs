@@ -31,6 +31,7 @@ mod residual;
 mod rope;
 pub(crate) mod simd;
 mod single;
+mod softmax;
 pub mod spec;
 mod sums;
 mod training;

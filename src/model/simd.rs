@@ -82,25 +82,32 @@ pub fn exp(x: f32) -> f32 {
 /// The same of values [together](TOGETHER).
 #[inline(always)]
 pub fn exp_of<const N: usize>(x: [f32; N]) -> [f32; N] {
-    const LOG2_E: f32 = std::f32::consts::LOG2_E;
-    // ln 2 in two parts, the first exact in 9 bits, so that n·ln 2 is subtracted without loss.
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
-    // Adding 1.5·2²³ leaves the nearest integer in the low bits of the mantissa.
-    const ROUND: f32 = 12_582_912.0;
+    use exponential::{LN2_HIGH, LN2_LOW, LOG2_E, P, ROUND};
     let x = map(x, |x| x.clamp(-87.0, 88.0));
     let shifted = map(x, |x| x.mul_add(LOG2_E, ROUND));
     let n = map(shifted, |shifted| shifted - ROUND);
     let r = pairwise(x, &n, |x, n| n.mul_add(-LN2_HIGH, x));
     let r = pairwise(r, &n, |r, n| n.mul_add(-LN2_LOW, r));
-    let p = map(r, |r| 1.987_569_1e-4_f32.mul_add(r, 1.398_199_9e-3));
-    let p = pairwise(p, &r, |p, r| p.mul_add(r, 8.333_452e-3));
-    let p = pairwise(p, &r, |p, r| p.mul_add(r, 4.166_579_6e-2));
-    let p = pairwise(p, &r, |p, r| p.mul_add(r, 1.666_666_5e-1));
-    let p = pairwise(p, &r, |p, r| p.mul_add(r, 5.0e-1));
+    let p = map(r, |r| P[0].mul_add(r, P[1]));
+    let p = pairwise(p, &r, |p, r| p.mul_add(r, P[2]));
+    let p = pairwise(p, &r, |p, r| p.mul_add(r, P[3]));
+    let p = pairwise(p, &r, |p, r| p.mul_add(r, P[4]));
+    let p = pairwise(p, &r, |p, r| p.mul_add(r, P[5]));
     let y = pairwise(p, &r, |p, r| (p * r).mul_add(r, r) + 1.0);
     let scale = map(shifted, |shifted| f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23)));
     pairwise(y, &scale, |y, scale| y * scale)
+}
+
+/// The numbers in `eˣ = 2ⁿ eʳ`, n = round(x / ln 2), eʳ = 1 + r + r² P(r).
+pub mod exponential {
+    pub const LOG2_E: f32 = std::f32::consts::LOG2_E;
+    /// ln 2 in two parts, the first exact in 9 bits, so that n·ln 2 is subtracted without loss.
+    pub const LN2_HIGH: f32 = 0.693_359_4;
+    pub const LN2_LOW: f32 = -2.121_944_4e-4;
+    /// Adding 1.5·2²³ leaves the nearest integer in the low bits of the mantissa.
+    pub const ROUND: f32 = 12_582_912.0;
+    /// The highest power's first.
+    pub const P: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.0e-1];
 }
 
 /// `erf(x)` by a rational function of x, within 3e-7 everywhere (the one that Eigen and XLA use for f32).

@@ -211,6 +211,27 @@ fn networks_of_any_width_give_what_plain_operators_give() {
 }
 
 #[test]
+fn queries_see_as_many_keys_as_their_window_has_in_blocks_of_any_kind() {
+    for window in [1, 9, 63, 64, 65, 70, 129, 400] {
+        let config = json!({
+            "model_type": "mistral", "vocab_size": 97, "hidden_size": 40, "intermediate_size": 50, "num_hidden_layers": 2,
+            "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 22, "max_position_embeddings": 256,
+            "rms_norm_eps": 1e-5, "hidden_act": "silu", "tie_word_embeddings": true, "sliding_window": window,
+        });
+        let ids = Tensor::from_iter((0..2 * 203).map(|i| (i * 31 % 97) as u32), &Device::Cpu).unwrap();
+        let ids = ids.reshape((2, 203)).unwrap();
+        let [ours, plain] = [Path::Inference, Path::Differentiable].map(|path| {
+            let decoder = made_up(&config, DType::F32, path);
+            let mut logits = None;
+            tally(&decoder, &ids, |tally| logits = Some(decoder.logits(&ids, tally).unwrap()));
+            logits.unwrap()
+        });
+        let difference = largest_difference(&ours, &plain);
+        assert!(difference < 1e-4, "{window} keys: {difference}");
+    }
+}
+
+#[test]
 fn counts_and_moments_are_the_same_bits_with_any_number_of_threads() {
     // So wide that a product is added up in more than one block.
     let config = json!({

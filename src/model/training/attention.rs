@@ -167,7 +167,7 @@ impl Sizes<'_> {
                     }
                     back[..seen.start].fill(0.0);
                     back[seen.end..].fill(0.0);
-                    rule.shape(head, weights, seen.clone());
+                    rule.shape(head, weights, keys, [position, oldest]);
                     softmax_back(&weights[seen.clone()], &slopes, rule.scale as f32, &mut back[seen]);
                 }
                 // value += weightsᵀ · gradient, key += backᵀ · query, query = back · key
