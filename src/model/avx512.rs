@@ -115,7 +115,7 @@ impl Panels {
     }
 }
 
-/// Tokens `[tokens / 9, in / 8, 9, 8]`; the last nine are as many as are left, and what is missing to eight inner values is not read.
+/// Tokens in tiles `[in / 8, 9, 8]`, of which the [last two](tiles) may hold fewer; what is missing to eight inner values is not read.
 pub struct Tiles {
     values: Vec<f32>,
     tokens: usize,
@@ -127,8 +127,9 @@ impl Tiles {
     fn of(x: &[f32], inner: usize, norm: Option<&FrozenNorm>) -> Self {
         let (tokens, padded) = (x.len() / inner, inner.next_multiple_of(STEPS));
         let fill = |to: &mut [MaybeUninit<f32>]| {
-            for (rows, to) in x.chunks(TOKENS * inner).zip(to.chunks_mut(TOKENS * padded)) {
-                put_tile(&panels::behind(norm, rows), inner, to);
+            for Range { start, end } in tiles(tokens) {
+                let rows = panels::behind(norm, &x[start * inner..end * inner]);
+                put_tile(&rows, inner, &mut to[start * padded..end * padded]);
             }
         };
         // SAFETY: every value of every tile is written.
@@ -140,6 +141,28 @@ impl Tiles {
         let &Self { ref values, tokens, inner } = self;
         Tokens { values, apart: inner.next_multiple_of(STEPS), count: tokens, inner }
     }
+}
+
+/// How many of the tokens that are left the next tile takes. What is left for the last two they share: each has to read the panel,
+/// however few its tokens are.
+const fn tile_of(left: usize, most: usize) -> usize {
+    if left <= most {
+        left
+    } else if left < 2 * most {
+        left.div_ceil(2)
+    } else {
+        most
+    }
+}
+
+/// Tiles of nine tokens.
+fn tiles(tokens: usize) -> impl Iterator<Item = Range<usize>> {
+    let mut end = 0;
+    std::iter::from_fn(move || {
+        let start = end;
+        end += tile_of(tokens - start, TOKENS);
+        (end > start).then_some(start..end)
+    })
 }
 
 vectorised! {
@@ -179,10 +202,8 @@ impl panels::Panels for Panels {
     unsafe fn made(&self, tokens: usize, make: impl FnOnce(Hidden<'_>)) -> Tiles {
         let inner = self.0.inner;
         let padded = inner.next_multiple_of(STEPS);
-        let rows = (0..tokens).map(|token| {
-            let first = token / TOKENS * TOKENS;
-            (first * padded + token % TOKENS * STEPS, STEPS * TOKENS.min(tokens - first))
-        });
+        let rows = tiles(tokens)
+            .flat_map(|tile| (0..tile.len()).map(move |i| (tile.start * padded + i * STEPS, STEPS * tile.len())));
         let rows: Vec<_> = rows.collect();
         let fill = |to: &mut [MaybeUninit<f32>]| {
             if padded > inner {
@@ -309,12 +330,15 @@ mod kernel {
 
     use super::{
         super::panels::{AHEAD, Place, ask_for},
-        Line, STEPS, Tokens, WIDTH,
+        Line, STEPS, Tokens, WIDTH, tile_of,
     };
 
     /// Inner values of one block at most: its part of a weight's panel is 288 KB, which stays in the second-level cache. Sums of blocks
     /// are more exact, too, than one sum of all.
     const BLOCK: usize = 1536;
+
+    /// Eights of inner values that tokens are asked for ahead: hidden units are more than the second-level cache holds.
+    const FAR: usize = 4;
 
     /// Whether a product asks for memory before it reads it. Intel's cores wait for every panel's first tile, as long as three more take,
     /// for every tile's tokens, and for the second-level cache. AMD's reach 97 % of what their units can without asking, and a request
@@ -346,14 +370,16 @@ mod kernel {
         let block = inner.div_ceil(inner.div_ceil(BLOCK)).next_multiple_of(STEPS);
         for start in (0..inner).step_by(block) {
             let panel = &panel[start * L..inner.min(start + block) * L];
-            for first in (0..tokens).step_by(N) {
-                let count = N.min(tokens - first);
+            let mut first = 0;
+            while first < tokens {
+                let count = tile_of(tokens - first, N);
                 let from = first * apart + if TILED { start * count } else { start };
                 let (x, y) = ((&values[from..], apart), (&mut product[first * stride..], stride));
                 // What there is already is added behind the last block, in the order in which others add it.
                 let onto = onto.filter(|_| start + block >= inner).map(|onto| &onto[first * stride..]);
                 let (ask, add) = ((next, lines), (start > 0, onto));
                 next = next.wrapping_add(panel.len() / L / STEPS * lines);
+                first += count;
                 match count {
                     1 => tile::<1, L, TILED, ASK>(x, panel, ask, y, add),
                     2 => tile::<2, L, TILED, ASK>(x, panel, ask, y, add),
@@ -414,7 +440,7 @@ mod kernel {
             for k in 0..whole {
                 if ASK && TILED {
                     for i in 0..eight.div_ceil(WIDTH) {
-                        _mm_prefetch::<_MM_HINT_T0>(rows[0].wrapping_add(eight + i * WIDTH).cast());
+                        _mm_prefetch::<_MM_HINT_T0>(rows[0].wrapping_add(FAR * eight + i * WIDTH).cast());
                     }
                     for i in 0..lines {
                         _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(i).cast());
