@@ -403,14 +403,13 @@ impl Rows {
 }
 
 vectorised! {
-    /// The values of pairs, row by row of a panel: those of the earlier inner value, then of the later one.
+    /// The values of pairs, row by row of a panel: those of the earlier inner value, then of the later one. Line by line: of a loop over
+    /// the few lines of a row the compiler makes scalar code.
     fn widen(pairs: &[Line], values: &mut [MaybeUninit<super::avx512::Line>]) {
-        for (pairs, values) in pairs.as_chunks::<LINES>().0.iter().zip(values.as_chunks_mut::<{ 2 * LINES }>().0) {
-            let (low, high) = values.split_at_mut(LINES);
-            for ((pairs, low), high) in pairs.iter().zip(low).zip(high) {
-                low.write(super::avx512::Line(pairs.0.map(|pair| f32::from_bits(pair << 16))));
-                high.write(super::avx512::Line(pairs.0.map(|pair| f32::from_bits(pair & 0xffff_0000))));
-            }
+        for (i, pairs) in pairs.iter().enumerate() {
+            let low = i / LINES * 2 * LINES + i % LINES;
+            values[low].write(super::avx512::Line(pairs.0.map(|pair| f32::from_bits(pair << 16))));
+            values[low + LINES].write(super::avx512::Line(pairs.0.map(|pair| f32::from_bits(pair & 0xffff_0000))));
         }
     }
 }
