@@ -13,7 +13,7 @@ use super::gpu::activation as gpu;
 use super::{
     matrix::{slice, slice_mut},
     observer::{Observer, Tally},
-    simd::{TOGETHER, erf, exp, exp_of, map, pairwise, vectorised},
+    simd::{AT_ONCE, erf, exp, exp_of, map, pairwise, vectorised},
     sums::Sums,
 };
 
@@ -101,7 +101,7 @@ fn logistic_products(from: &[f32], to: &mut [f32], y: impl Fn(f32) -> f32) {
     fn each<const N: usize>(x: [f32; N], y: impl Fn(f32) -> f32) -> [f32; N] {
         pairwise(x, &exp_of(map(x, |x| -y(x))), |x, e| x / (1.0 + e))
     }
-    let ((from, from_rest), (to, to_rest)) = (from.as_chunks::<TOGETHER>(), to[..from.len()].as_chunks_mut());
+    let ((from, from_rest), (to, to_rest)) = (from.as_chunks::<AT_ONCE>(), to[..from.len()].as_chunks_mut());
     for (to, from) in to.iter_mut().zip(from) {
         *to = each(*from, &y);
     }

@@ -51,7 +51,7 @@ pub(crate) use vectorised;
 
 /// Values of which a chain of steps takes each for all before it takes the next: one after the other, a vector would wait for its own
 /// last step at every one. Four vectors of AVX-512, and loops over so many are still loops when the compiler makes vectors of them.
-pub const TOGETHER: usize = 64;
+pub const AT_ONCE: usize = 64;
 
 /// What is made of each value.
 #[inline(always)]
@@ -79,7 +79,7 @@ pub fn exp(x: f32) -> f32 {
     y
 }
 
-/// The same of values [together](TOGETHER).
+/// The same of values [at once](AT_ONCE).
 #[inline(always)]
 pub fn exp_of<const N: usize>(x: [f32; N]) -> [f32; N] {
     use exponential::{LN2_HIGH, LN2_LOW, LOG2_E, P, ROUND};
@@ -272,8 +272,8 @@ fn across<const N: usize>(mut lanes: [f32; N], together: impl Fn(f32, f32) -> f3
 /// Maximum in running parts, for vector code.
 #[inline(always)]
 pub fn max(values: &[f32]) -> f32 {
-    let (parts, rest) = values.as_chunks::<TOGETHER>();
-    let mut maxima = [f32::NEG_INFINITY; TOGETHER];
+    let (parts, rest) = values.as_chunks::<AT_ONCE>();
+    let mut maxima = [f32::NEG_INFINITY; AT_ONCE];
     for part in parts {
         maxima = pairwise(maxima, part, larger);
     }
@@ -292,8 +292,8 @@ pub fn sum(values: &[f32]) -> f32 {
 /// The same of what is made of each value.
 #[inline(always)]
 pub fn sum_by(values: &[f32], term: impl Fn(f32) -> f32) -> f32 {
-    let (parts, rest) = values.as_chunks::<TOGETHER>();
-    let mut sums = [0.0; TOGETHER];
+    let (parts, rest) = values.as_chunks::<AT_ONCE>();
+    let mut sums = [0.0; AT_ONCE];
     for part in parts {
         sums = pairwise(sums, part, |sum, value| sum + term(value));
     }
@@ -306,8 +306,8 @@ pub fn sum_by(values: &[f32], term: impl Fn(f32) -> f32) -> f32 {
 /// The same of what is made of the pairs of two rows.
 #[inline(always)]
 pub fn sum_by_pairs(left: &[f32], right: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
-    let ((left, left_rest), (right, right_rest)) = (left.as_chunks::<TOGETHER>(), right.as_chunks::<TOGETHER>());
-    let mut sums = [0.0; TOGETHER];
+    let ((left, left_rest), (right, right_rest)) = (left.as_chunks::<AT_ONCE>(), right.as_chunks::<AT_ONCE>());
+    let mut sums = [0.0; AT_ONCE];
     for (left, right) in left.iter().zip(right) {
         sums = pairwise(sums, &pairwise(*left, right, &term), |sum, term| sum + term);
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::simd::{TOGETHER, exp, exp_of, map, max, pairwise, sum, vectorised};
+use super::simd::{AT_ONCE, exp, exp_of, map, max, pairwise, sum, vectorised};
 
 /// Which of consecutive keys consecutive queries see: each the keys up to its own position.
 #[derive(Clone, Copy)]
@@ -32,7 +32,7 @@ const FAR: f32 = -70.0;
 /// Of rows of scores `[queries, keys]`, the softmax of those that are seen, times `scale`, a positive number; the others become 0.
 pub fn softmax(scores: &mut [f32], keys: usize, seen: Seen, scale: f32) {
     #[cfg(target_arch = "x86_64")]
-    if keys.is_multiple_of(TOGETHER) && is_x86_feature_detected!("avx512f") {
+    if keys.is_multiple_of(AT_ONCE) && is_x86_feature_detected!("avx512f") {
         // SAFETY: the processor has the instructions.
         #[allow(unsafe_code)]
         return unsafe { avx512::softmax(scores, keys, seen, scale) };
@@ -48,8 +48,8 @@ vectorised! {
             scores[seen.end..].fill(0.0);
             let scores = &mut scores[seen];
             let shift = -scale * max(scores);
-            let (parts, rest) = scores.as_chunks_mut::<TOGETHER>();
-            let mut sums = [0.0; TOGETHER];
+            let (parts, rest) = scores.as_chunks_mut::<AT_ONCE>();
+            let mut sums = [0.0; AT_ONCE];
             for part in parts {
                 *part = exp_of(map(*part, |s| s.mul_add(scale, shift).clamp(FAR, f32::INFINITY)));
                 sums = pairwise(sums, part, |sum, weight| sum + weight);
@@ -83,18 +83,18 @@ mod avx512 {
 
     use super::{
         super::simd::{
-            TOGETHER,
+            AT_ONCE,
             exponential::{LN2_HIGH, LN2_LOW, LOG2_E, P, ROUND},
         },
         FAR, Seen,
     };
 
-    type Block = [f32; TOGETHER];
+    type Block = [f32; AT_ONCE];
     type Vectors = [__m512; 4];
 
     #[target_feature(enable = "avx512f")]
     pub fn softmax(scores: &mut [f32], keys: usize, seen: Seen, scale: f32) {
-        let (rows, width) = (scores.len() / keys, keys / TOGETHER);
+        let (rows, width) = (scores.len() / keys, keys / AT_ONCE);
         let (blocks, _) = scores.as_chunks_mut();
         let row = |i: usize| i * width..(i + 1) * width;
         let (mut shift, mut inverse) = (_mm512_setzero_ps(), _mm512_setzero_ps());
@@ -151,13 +151,13 @@ mod avx512 {
 
     /// Which scores of a row's `number`-th block are seen, if not all.
     fn masks(seen: &Range<usize>, number: usize) -> Option<[__mmask16; 4]> {
-        let first = number * TOGETHER;
-        if seen.start <= first && first + TOGETHER <= seen.end {
+        let first = number * AT_ONCE;
+        if seen.start <= first && first + AT_ONCE <= seen.end {
             return None;
         }
         let before = |key: usize| {
             let there = key.saturating_sub(first);
-            if there < TOGETHER { (1u64 << there) - 1 } else { u64::MAX }
+            if there < AT_ONCE { (1u64 << there) - 1 } else { u64::MAX }
         };
         let bits = before(seen.end) & !before(seen.start);
         Some([0, 16, 32, 48].map(|first| (bits >> first & 0xffff) as __mmask16))
